@@ -1,0 +1,59 @@
+"""What was paid for once: a content-addressed store of finished calls that survives any kill.
+
+The key is a hash of everything the value depends on, so a changed setting misses and an unchanged one hits. SQLite
+commits every value by itself: after a crash each value is there whole or not at all.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+KEYS_PER_QUERY = 500
+
+
+def content_key(*parts: object) -> str:
+    """Hash of JSON-serialisable parts, equal in every process and on every machine."""
+    return hashlib.sha256(
+        json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
+
+
+class Journal:
+    """Bytes by key, in one file."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(file, isolation_level=None, timeout=60)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS finished (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID"
+        )
+
+    def get(self, key: str) -> bytes | None:
+        found = self._database.execute(
+            "SELECT value FROM finished WHERE key = ?", (key,)
+        ).fetchone()
+        return found and found[0]
+
+    def put(self, key: str, value: bytes) -> None:
+        self._database.execute("INSERT OR REPLACE INTO finished VALUES (?, ?)", (key, value))
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys that are not finished, each once, in their order."""
+        keys = list(dict.fromkeys(keys))
+        found: set[str] = set()
+        for start in range(0, len(keys), KEYS_PER_QUERY):
+            some = keys[start : start + KEYS_PER_QUERY]
+            marks = ",".join("?" * len(some))
+            found.update(
+                key
+                for (key,) in self._database.execute(
+                    f"SELECT key FROM finished WHERE key IN ({marks})", some
+                )
+            )
+        return [key for key in keys if key not in found]
+
+    def close(self) -> None:
+        self._database.close()

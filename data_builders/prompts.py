@@ -1,0 +1,106 @@
+"""Questions, from a local file or a `datasets` id, as rows without answers of the teacher and without speech.
+
+In: a JSONL/JSON/CSV/Parquet file, or the id of a data set on the Hub, with a `question` column at least.
+Out: one dict a question with the columns that `Prompt` names, and the split it belongs to.
+"""
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+from datasets import load_dataset
+
+from data_builders.schema import CHANNELS, make_row_id
+
+FILE_LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+class Prompt(TypedDict):
+    """A question before anybody has answered or spoken it."""
+
+    source: str
+    split: str
+    system: str
+    question: str
+    gold_response: str | None
+    reference: str | None
+    channels: list[str]
+
+
+def load_prompts(name_or_path: str, split: str = "train", limit: int | None = None) -> list[Prompt]:
+    """Read questions.
+
+    Args:
+        name_or_path: a local file, or the id of a `datasets` repository.
+        split: which split of a repository; a file's rows may name their own in a `split` column.
+        limit: take no more than the first so many questions of each split.
+
+    Raises:
+        ValueError: no `question` column, or a row that cannot be asked; the message names the row.
+    """
+    file = Path(name_or_path)
+    if file.suffix in FILE_LOADERS:
+        if not file.is_file():
+            raise ValueError(f"there is no file {file}")
+        table = load_dataset(FILE_LOADERS[file.suffix], data_files=str(file), split="train")
+    else:
+        table = load_dataset(name_or_path, split=split)
+    if "question" not in table.column_names:
+        raise ValueError(
+            f"{name_or_path} has no column 'question'; its columns are {', '.join(table.column_names)}"
+        )
+    prompts = [
+        make_prompt(row, number, default_source=file.stem or name_or_path, default_split=split)
+        for number, row in enumerate(table)
+    ]
+    check_unique(prompts)
+    return prompts if limit is None else limit_each_split(prompts, limit)
+
+
+def make_prompt(
+    row: dict[str, Any], number: int, default_source: str, default_split: str
+) -> Prompt:
+    """One row of any table as a `Prompt`; `number` names it in errors."""
+    question = row["question"]
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"row {number}: its question is empty")
+    channels = row.get("channels") or list(CHANNELS)
+    check_channels(channels, f"row {number}")
+    return Prompt(
+        source=row.get("source") or default_source,
+        split=row.get("split") or default_split,
+        system=row.get("system") or "",
+        question=question,
+        gold_response=row.get("gold_response"),
+        reference=row.get("reference"),
+        channels=channels,
+    )
+
+
+def check_channels(channels: list[str], where: str) -> None:
+    """Refuse a channel nobody knows."""
+    for channel in channels:
+        if channel not in CHANNELS:
+            raise ValueError(
+                f"{where}: unknown channel {channel!r}; a channel is one of {', '.join(CHANNELS)}"
+            )
+
+
+def check_unique(prompts: list[Prompt]) -> None:
+    """Refuse a question that stands twice in one source: its rows would share an id."""
+    seen: dict[str, int] = {}
+    for number, prompt in enumerate(prompts):
+        first = seen.setdefault(make_row_id(prompt["source"], prompt["question"]), number)
+        if first != number:
+            raise ValueError(
+                f"row {number}: the same question as row {first} ({prompt['question'][:60]!r}); drop one"
+            )
+
+
+def limit_each_split(prompts: list[Prompt], limit: int) -> list[Prompt]:
+    """The first `limit` prompts of each split."""
+    splits = dict.fromkeys(prompt["split"] for prompt in prompts)
+    return [
+        prompt
+        for split in splits
+        for prompt in [prompt for prompt in prompts if prompt["split"] == split][:limit]
+    ]

@@ -1,0 +1,97 @@
+"""The data contract: one row is one question, asked twice. The only place where columns are named.
+
+| column           | type                  | meaning                                                            |
+|------------------|-----------------------|--------------------------------------------------------------------|
+| id               | string                | stable hash of source, question and take                           |
+| source           | string                | where the question came from; reports are broken down by it        |
+| system           | string, may be empty  | system prompt, read as text in both channels                       |
+| question         | string                | the question as text                                               |
+| gold_response    | string or null        | the answer the source came with                                    |
+| reference        | string or null        | the last words of every right answer, for exact scoring            |
+| teacher_response | string or null        | the teacher's own answer                                           |
+| teacher          | string or null        | model @ revision and generation settings behind `teacher_response` |
+| speech           | Audio, 16 kHz mono    | the question spoken; null where there is none                      |
+| voice            | string or null        | who spoke, in the engine's own words                               |
+| speech_engine    | string or null        | which engine spoke                                                 |
+| speech_seconds   | float32 or null       | length of `speech`                                                 |
+| channels         | list of string        | which channels the row trains: "t2t" (text), "s2t" (speech)        |
+
+Speech is kept as FLAC bytes (PCM16) inside the `Audio` column and read undecoded, with soundfile: torchcodec is
+needed neither to write nor to read it, and a truncated or damaged clip is an error instead of a shorter clip.
+"""
+
+import hashlib
+import io
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from datasets import Audio, Features, List, Value
+
+SPEECH_RATE_HZ = 16_000
+CHANNELS = ("t2t", "s2t")
+# What an empty `system` means, to teacher and student alike (another one costs 0.6 points of AlpacaEval).
+DEFAULT_SYSTEM = "You are a helpful assistant."
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "source": Value("string"),
+        "system": Value("string"),
+        "question": Value("string"),
+        "gold_response": Value("string"),
+        "reference": Value("string"),
+        "teacher_response": Value("string"),
+        "teacher": Value("string"),
+        "speech": Audio(sampling_rate=SPEECH_RATE_HZ, decode=False),
+        "voice": Value("string"),
+        "speech_engine": Value("string"),
+        "speech_seconds": Value("float32"),
+        "channels": List(Value("string")),
+    }
+)
+
+
+def make_row_id(source: str, question: str, take: int = 0) -> str:
+    """A stable id: equal questions of one source differ only by `take`, the number of the recording."""
+    return hashlib.sha256(f"{source}\0{question}\0{take}".encode()).hexdigest()[:16]
+
+
+def encode_speech(samples: np.ndarray) -> bytes:
+    """FLAC bytes of mono samples (n,) in [-1, 1] at 16 kHz; louder samples are clipped."""
+    buffer = io.BytesIO()
+    soundfile.write(
+        buffer, np.clip(samples, -1, 1), SPEECH_RATE_HZ, format="FLAC", subtype="PCM_16"
+    )
+    return buffer.getvalue()
+
+
+def decode_speech(cell: dict[str, Any] | None, row_id: str) -> np.ndarray:
+    """Samples (n,) float32 at 16 kHz of one undecoded `speech` cell, whatever rate and channels it was kept in.
+
+    Raises:
+        ValueError: no speech, or unreadable or empty audio; the message names the row.
+    """
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise ValueError(f"row {row_id}: it has no speech")
+    try:
+        samples, rate_hz = soundfile.read(
+            cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]), dtype="float32"
+        )
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"row {row_id}: its speech cannot be read: {error}") from error
+    if len(samples) == 0:
+        raise ValueError(f"row {row_id}: its speech has zero length")
+    return resample_speech(samples, rate_hz)
+
+
+def resample_speech(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Mono float32 samples (n,) at 16 kHz from (n,) or (n, channels) at any rate; channels are averaged."""
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1)
+    if rate_hz == SPEECH_RATE_HZ:
+        return samples.astype(np.float32, copy=False)
+    return np.asarray(
+        soxr.resample(samples.astype(np.float32), rate_hz, SPEECH_RATE_HZ), dtype=np.float32
+    )

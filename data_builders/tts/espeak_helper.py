@@ -1,0 +1,116 @@
+"""The process that holds espeak-ng: reads requests, forks once per utterance, answers with samples.
+
+The library is neither thread-safe nor repeatable within a process (the second utterance differs from the same
+utterance spoken first), so this process loads it, never speaks itself, and forks a child for every request:
+equal requests give equal samples in any order, a crash or a hang costs one utterance, and the GPL code stays
+behind a pipe.
+
+    stdin    one JSON object a line: {"text", "voice", "words_per_minute", "pitch", "timeout_seconds"}
+    stdout   once: uint32 sampling rate; then per request: b"+" or b"-", uint32 length, PCM16 or the error's text
+
+Started by `espeak.py`; needs only the package `espeakng-loader`.
+"""
+
+import ctypes
+import json
+import os
+import select
+import signal
+import struct
+import sys
+import time
+from pathlib import Path
+
+import espeakng_loader
+
+# espeak-ng/speak_lib.h
+AUDIO_OUTPUT_SYNCHRONOUS = 2
+PARAMETER_RATE, PARAMETER_PITCH = 1, 3
+POSITION_CHARACTER, CHARS_UTF8 = 1, 1
+SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+
+
+def load_library() -> tuple[ctypes.CDLL, int]:
+    """The initialised library and its sampling rate in Hz."""
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    data_folder = bytes(Path(espeakng_loader.get_data_path()).parent)
+    rate_hz = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data_folder, 0)
+    if rate_hz <= 0:
+        raise RuntimeError(f"espeak_Initialize failed with {rate_hz}")
+    return library, rate_hz
+
+
+def speak(library: ctypes.CDLL, request: dict) -> bytes:
+    """PCM16 mono samples of one utterance."""
+    pieces: list[bytes] = []
+
+    def collect(samples, count, _events):
+        if samples and count > 0:
+            pieces.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    callback = SYNTH_CALLBACK(collect)
+    library.espeak_SetSynthCallback(callback)
+    if library.espeak_SetVoiceByName(request["voice"].encode()) != 0:
+        raise ValueError(f"espeak-ng has no voice {request['voice']!r}")
+    library.espeak_SetParameter(PARAMETER_RATE, request["words_per_minute"], 0)
+    library.espeak_SetParameter(PARAMETER_PITCH, request["pitch"], 0)
+    text = request["text"].encode()
+    if (
+        library.espeak_Synth(text, len(text) + 1, 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None)
+        != 0
+    ):
+        raise RuntimeError("espeak_Synth failed")
+    library.espeak_Synchronize()
+    return b"".join(pieces)
+
+
+def answer_in_fork(library: ctypes.CDLL, request: dict) -> bytes:
+    """b"+" and the samples, or b"-" and what went wrong."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        try:
+            answer = b"+" + speak(library, request)
+        except Exception as error:
+            answer = b"-" + str(error).encode()
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(answer)
+        os._exit(0)
+    os.close(writer)
+    answer = read_until_closed(reader, time.monotonic() + request["timeout_seconds"])
+    if answer is None:
+        os.kill(child, signal.SIGKILL)
+        answer = b"-espeak-ng did not finish in %g s" % request["timeout_seconds"]
+    _, status = os.waitpid(child, 0)
+    return answer or b"-espeak-ng died (wait status %d)" % status
+
+
+def read_until_closed(reader: int, deadline: float) -> bytes | None:
+    """Everything written to the pipe, or None when the deadline passes first."""
+    pieces = []
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+                return None
+            piece = pipe.read(1 << 20)
+            if not piece:
+                return b"".join(pieces)
+            pieces.append(piece)
+
+
+def main() -> None:
+    library, rate_hz = load_library()
+    output = sys.stdout.buffer
+    output.write(struct.pack("<I", rate_hz))
+    output.flush()
+    for line in sys.stdin.buffer:
+        answer = answer_in_fork(library, json.loads(line))
+        output.write(answer[:1] + struct.pack("<I", len(answer) - 1) + answer[1:])
+        output.flush()
+
+
+if __name__ == "__main__":
+    main()
