@@ -1,0 +1,111 @@
+"""Questions in, one batch of pairs out: a student row per question and channel, a teacher row per question.
+
+Student rows come channel by channel: all text rows, then all speech rows. Keys are the student's own input names,
+`labels`, and
+
+    channel            (B,)    index into CHANNELS
+    question_of_row    (B,)    which question a student row asks
+    teacher_input_ids, teacher_attention_mask, teacher_labels    (Q, T'), absent without a teacher
+    row_ids            Q strings, for naming a bad row
+"""
+
+from typing import Any
+
+import torch
+
+from data_builders.schema import CHANNELS, decode_speech
+from trainer_ext.alignment import IGNORED
+from trainer_ext.teachers import TeacherPrompts
+
+RESPONSE_COLUMN = {"teacher": "teacher_response", "gold": "gold_response"}
+
+
+class PairCollator:
+    """Encodes rows of the data contract into batches.
+
+    Args:
+        family: the student's family.
+        teacher: how the teacher is asked; None where no teacher is used.
+        channels: which channels this run trains; a row trains those that it names too.
+        hard_targets: "teacher" or "gold".
+        max_length: longest student row in tokens; a longer one is an error, never cut.
+        padding_side: "right" or "left"; the loss does not depend on it.
+    """
+
+    def __init__(
+        self,
+        family: Any,
+        teacher: TeacherPrompts | None,
+        channels: tuple[str, ...] = CHANNELS,
+        hard_targets: str = "teacher",
+        max_length: int | None = None,
+        padding_side: str = "right",
+    ) -> None:
+        self.family = family
+        self.teacher = teacher
+        self.channels = channels
+        self.response_column = RESPONSE_COLUMN[hard_targets]
+        self.max_length = max_length
+        self.padding_side = padding_side
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        responses = [self.family.encode_response(row[self.response_column]) for row in rows]
+        prompts: list[list[int]] = []
+        clips = []
+        questions: list[int] = []
+        channel_of_row: list[int] = []
+        for index, channel in enumerate(CHANNELS):
+            for question, row in enumerate(rows):
+                if channel not in self.channels or channel not in row["channels"]:
+                    continue
+                if channel == "t2t":
+                    prompts.append(self.family.encode_text_prompt(row["question"], row["system"]))
+                else:
+                    clips.append(decode_speech(row["speech"], row["id"]))
+                    prompts.append(self.family.encode_speech_prompt(len(clips[-1]), row["system"]))
+                questions.append(question)
+                channel_of_row.append(index)
+                self._check_length(row["id"], channel, len(prompts[-1]) + len(responses[question]))
+        batch: dict[str, Any] = {
+            **self._pad(
+                prompts,
+                [responses[question] for question in questions],
+                self.family.tokenizer.pad_token_id,
+            ),
+            **self.family.extract_features(clips),
+            "channel": torch.tensor(channel_of_row),
+            "question_of_row": torch.tensor(questions),
+            "row_ids": [row["id"] for row in rows],
+        }
+        if self.teacher is not None:
+            for row, response in zip(rows, responses, strict=True):
+                self.teacher.check_same_response(row["id"], row[self.response_column], response)
+            asked = [self.teacher.encode_prompt(row["question"], row["system"]) for row in rows]
+            padded = self._pad(asked, responses, self.teacher.tokenizer.pad_token_id)
+            batch |= {f"teacher_{key}": value for key, value in padded.items()}
+        return batch
+
+    def _pad(
+        self, prompts: list[list[int]], responses: list[list[int]], pad_id: int
+    ) -> dict[str, torch.Tensor]:
+        width = max(
+            len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
+        )
+        input_ids = torch.full((len(prompts), width), pad_id)
+        attention_mask = torch.zeros_like(input_ids)
+        labels = torch.full_like(input_ids, IGNORED)
+        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            length = len(prompt) + len(response)
+            start = width - length if self.padding_side == "left" else 0
+            input_ids[i, start : start + length] = torch.tensor(prompt + response)
+            attention_mask[i, start : start + length] = 1
+            labels[i, start + len(prompt) : start + length] = torch.tensor(response)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+    def _check_length(self, row_id: str, channel: str, length: int) -> None:
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(
+                f"row {row_id}: its {channel} prompt and response are {length} tokens long, more than "
+                f"max_length={self.max_length}. Raise max_length or leave the row out; cutting would go through audio "
+                "tokens or the answer."
+            )

@@ -1,0 +1,103 @@
+"""The student's answers to test questions, asked in writing or by voice: greedy, batched, shared among processes."""
+
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedModel
+
+from data_builders.schema import decode_speech
+
+
+def answer_rows(
+    model: PreTrainedModel,
+    family: Any,
+    dataset: Dataset,
+    channel: str,
+    max_new_tokens: int,
+    batch_size: int = 32,
+) -> list[str]:
+    """One answer a row, in the order of the rows, the same on every process.
+
+    Args:
+        model: the student, or its PEFT wrapper.
+        dataset: rows of the data contract, speech undecoded.
+        channel: "t2t" asks in writing, "s2t" by the row's clip alone.
+    """
+    was_training = model.training
+    model.eval()
+    lengths = (
+        dataset["speech_seconds"] if channel == "s2t" else [len(q) for q in dataset["question"]]
+    )
+    # Rows of like length share a batch; padding does not change an answer, only its cost.
+    order = sorted(range(len(dataset)), key=lambda i: lengths[i])
+    state = PartialState()
+    mine = order[state.process_index :: state.num_processes]
+    asked = "spoken" if channel == "s2t" else "written"
+    answers: list[tuple[int, str]] = []
+    with tqdm(
+        total=len(mine),
+        desc=f"{asked} test questions",
+        unit="row",
+        disable=not state.is_main_process,
+    ) as progress:
+        for start in range(0, len(mine), batch_size):
+            some = mine[start : start + batch_size]
+            inputs = encode_prompts(family, [dataset[i] for i in some], channel)
+            texts = generate_greedily(model, family, inputs, max_new_tokens)
+            answers += zip(some, texts, strict=True)
+            progress.update(len(some))
+    model.train(was_training)
+    return [text for _, text in sorted(gather_object(answers))]
+
+
+def encode_prompts(
+    family: Any, rows: list[dict[str, Any]], channel: str
+) -> dict[str, torch.Tensor]:
+    """Left-padded prompts of one channel, as generation wants them."""
+    clips = []
+    prompts: list[list[int]] = []
+    for row in rows:
+        if channel == "t2t":
+            prompts.append(family.encode_text_prompt(row["question"], row["system"]))
+        else:
+            clips.append(decode_speech(row["speech"], row["id"]))
+            prompts.append(family.encode_speech_prompt(len(clips[-1]), row["system"]))
+    width = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), width), family.tokenizer.pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for i, prompt in enumerate(prompts):
+        input_ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[i, width - len(prompt) :] = 1
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        **family.extract_features(clips),
+    }
+
+
+@torch.no_grad()
+def generate_greedily(
+    model: PreTrainedModel, family: Any, inputs: dict[str, torch.Tensor], max_new_tokens: int
+) -> list[str]:
+    """Answers to one batch, special tokens left out."""
+    inputs = {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for key, value in inputs.items()
+    }
+    generated = model.generate(
+        **inputs,
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=family.end_of_turn_id,
+            pad_token_id=family.tokenizer.pad_token_id,
+        ),
+    )
+    texts = family.tokenizer.batch_decode(
+        generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    return [text.strip() for text in texts]

@@ -1,0 +1,46 @@
+"""One picture of a run: the loss's parts over the steps, and the scores before and after."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from data_builders.schema import CHANNELS
+from trainer_ext.evaluation.scores import ALL, Scores
+
+COLOURS = {"t2t": "#4477aa", "s2t": "#cc6677"}
+STYLES = {"ce": "-", "kl": "--"}
+
+
+def plot_run(
+    file: Path,
+    log_history: list[dict[str, Any]],
+    before: dict[str, Scores],
+    after: dict[str, Scores],
+) -> None:
+    """Write a PNG; `log_history` is the trainer's."""
+    figure, (curves, bars) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for channel in CHANNELS:
+        for part, style in STYLES.items():
+            key = f"{channel}/{part}"
+            points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
+            if points:
+                curves.plot(*zip(*points, strict=True), style, color=COLOURS[channel], label=key)
+    curves.set(title="loss per response token", xlabel="step", ylabel="nats", yscale="log")
+    if curves.lines:
+        curves.legend()
+    old, new = before[ALL], after[ALL]
+    names = ("text", "speech")
+    for i, name in enumerate(names):
+        pair = (getattr(old, name), getattr(new, name))
+        container = bars.bar([i - 0.2, i + 0.2], pair, 0.38, color=["#bbbbbb", "#228833"])
+        bars.bar_label(container, fmt="%.1f")
+    bars.axhline(new.teacher_text, color="black", linestyle=":", label="teacher, text")
+    bars.set_xticks(range(len(names)), [f"student, {name}" for name in names])
+    bars.set(title="exact answers: before (grey), after (green)", ylabel="percent", ylim=(0, 108))
+    bars.legend(loc="lower right")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)

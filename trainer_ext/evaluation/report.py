@@ -1,0 +1,59 @@
+"""What a run shows for itself: a table in the terminal and the same figures as report.json."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from trainer_ext.evaluation.scores import ALL, Scores, scores_to_dict
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+
+
+def show_table(before: dict[str, Scores], after: dict[str, Scores]) -> None:
+    """Print the scores of every source before and after, in percent; 80 columns are enough."""
+    table = Table(
+        title="Exact answers on held-out questions, percent: before -> after",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("questions", no_wrap=True)
+    for heading in ("teacher\ntext", "student\ntext", "student\nspeech", "gap", "forgetting"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for source, new in after.items():
+        old = before[source]
+        if source == ALL:
+            table.add_section()
+        table.add_row(
+            source.rpartition("/")[2],
+            f"{new.teacher_text:.1f}",
+            *(
+                f"{getattr(old, name):.1f} -> {getattr(new, name):.1f}"
+                for name in ("text", "speech", "gap", "forgetting")
+            ),
+        )
+    Console().print(table)
+
+
+def write_report(
+    file: Path,
+    before: dict[str, Scores],
+    after: dict[str, Scores],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Write scores, the run's facts and the libraries' versions, aside first; returns what was written."""
+    report = {
+        "before": scores_to_dict(before),
+        "after": scores_to_dict(after),
+        **facts,
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    aside = file.with_suffix(".partial")
+    aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    aside.rename(file)
+    return report

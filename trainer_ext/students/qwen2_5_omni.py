@@ -1,0 +1,151 @@
+"""Qwen2.5-Omni as a student: the thinker alone, prompted through its own chat template, audio tower frozen.
+
+Loads from a published repository (whose talker and token2wav are left on disk) or from a saved thinker. Only the
+tokenizer, the chat template and the Whisper-style feature extractor are used: the family's processor would also want
+torchvision for videos and pads every clip to 300 s.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+from transformers.utils import cached_file
+
+from data_builders.schema import DEFAULT_SYSTEM
+from trainer_ext.students.whisper_features import count_frames, extract_features
+
+
+class Qwen2_5OmniStudent:
+    """How one Qwen2.5-Omni checkpoint is spoken to. Holds no weights."""
+
+    # LoRA on the language model only: a bare "q_proj" would also hit the audio tower (and vLLM serves only these).
+    lora_target_modules = (
+        r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    )
+    # Whole and frozen in every recipe, full fine-tuning included.
+    frozen_modules = ("model.audio_tower", "model.visual")
+    head_module = "lm_head"
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        extractor: WhisperFeatureExtractor,
+        config: PretrainedConfig,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.extractor = extractor
+        self.config = config
+        self.end_of_turn_id: int = tokenizer.eos_token_id
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str, revision: str | None = None
+    ) -> "Qwen2_5OmniStudent":
+        """Tokenizer, chat template, feature extractor and thinker config of a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint ships no chat template.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = read_chat_template_json(name_or_path, revision)
+        extractor = WhisperFeatureExtractor.from_pretrained(name_or_path, revision=revision)
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        return cls(tokenizer, extractor, getattr(config, "thinker_config", config))
+
+    @property
+    def max_speech_seconds(self) -> float:
+        """The longest clip the model was made for; longer ones are refused, never cut."""
+        return self.extractor.chunk_length
+
+    @property
+    def vocabulary_rows(self) -> int:
+        return self.config.text_config.vocab_size
+
+    def load_model(
+        self, name_or_path: str, **from_pretrained
+    ) -> Qwen2_5OmniThinkerForConditionalGeneration:
+        """The thinker, audio tower and vision tower frozen; keyword arguments go to `from_pretrained`."""
+        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            name_or_path, **from_pretrained
+        )
+        model.generation_config = GenerationConfig(
+            eos_token_id=self.end_of_turn_id, pad_token_id=self.tokenizer.pad_token_id
+        )
+        for name in self.frozen_modules:
+            model.get_submodule(name).requires_grad_(False)
+        return model
+
+    def encode_text_prompt(self, question: str, system: str) -> list[int]:
+        """Token ids of the question asked in writing, up to where the answer starts."""
+        return self._render([{"type": "text", "text": question}], system)
+
+    def encode_speech_prompt(self, samples: int, system: str) -> list[int]:
+        """Token ids of a question asked by a clip of so many samples, one audio token for every 40 ms.
+
+        Raises:
+            ValueError: the clip is too short to make one audio token.
+        """
+        length = self.count_audio_tokens(samples)
+        if length < 1:
+            raise ValueError(f"a clip of {samples} samples is too short: it gives no audio token")
+        ids = self._render([{"type": "audio", "audio": ""}], system)
+        audio = self.config.audio_token_id
+        if ids.count(audio) != 1:
+            raise ValueError(
+                f"the chat template renders {ids.count(audio)} audio tokens (id {audio}) for one clip; expected 1"
+            )
+        start = ids.index(audio)
+        return ids[:start] + [audio] * length + ids[start + 1 :]
+
+    def encode_response(self, response: str) -> list[int]:
+        """Token ids the loss scores: the answer and the end of the turn."""
+        return [*self.tokenizer.encode(response, add_special_tokens=False), self.end_of_turn_id]
+
+    def count_audio_tokens(self, samples: int) -> int:
+        """Audio tokens of a clip: two convolutions' worth of halving, 25 a second (`audio_tower`'s own formula)."""
+        return ((count_frames(samples, self.extractor) - 1) // 2 + 1 - 2) // 2 + 1
+
+    def extract_features(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        """What the model's forward takes for clips, by its own names; an empty dict for no clips."""
+        return extract_features(clips, self.extractor) if clips else {}
+
+    def save_pretrained(self, folder: str) -> None:
+        """Tokenizer, chat template and feature extractor, beside saved weights."""
+        self.tokenizer.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+
+    def _render(self, content: list[dict[str, str]], system: str) -> list[int]:
+        messages = [
+            {"role": "system", "content": [{"type": "text", "text": system or DEFAULT_SYSTEM}]},
+            {"role": "user", "content": content},
+        ]
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+
+
+def read_chat_template_json(name_or_path: str, revision: str | None) -> str:
+    """The chat template of a repository that keeps it in chat_template.json, which tokenizers do not read."""
+    file = cached_file(
+        name_or_path,
+        "chat_template.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    if file is None:
+        raise ValueError(
+            f"{name_or_path} has no chat template: neither chat_template.jinja, chat_template.json nor the tokenizer's "
+            "config holds one. Save one beside the tokenizer."
+        )
+    return json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"]

@@ -1,0 +1,244 @@
+"""`CrossModalDistillTrainer`: TRL's SFT trainer on batches of pairs.
+
+rows -> PairCollator -> batch of pairs -> teacher's states + student's forward -> loss per response token
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
+from trl import SFTTrainer
+
+from data_builders.schema import CHANNELS
+from trainer_ext.alignment import response_rows
+from trainer_ext.arguments import CrossModalDistillConfig
+from trainer_ext.checkpoints import find_damage, find_last_whole, write_manifest
+from trainer_ext.checks import check_rows
+from trainer_ext.collator import PairCollator
+from trainer_ext.forward import DistillOutput, DistillRequest, add_distill_forward
+from trainer_ext.teachers import LiveTeacher
+
+logger = logging.get_logger(__name__)
+
+PARTS = ("ce", "kl", "accuracy", "entropy")
+
+
+class CrossModalDistillTrainer(SFTTrainer):
+    """Distils a text LLM into a speech LLM through the channels t2t and s2t (arXiv 2509.14930).
+
+    Besides `compute_loss` and `log` it overrides `train` and `_save_checkpoint` (checkpoints are whole or ignored),
+    `_save` (feature extractor beside the tokenizer, no pickled arguments) and `create_model_card` (written once, by
+    the recipe, when there are results to tell).
+
+    Args:
+        model: the student, loaded by its family.
+        args: the configuration.
+        family: the student's family (`trainer_ext.load_student_family`).
+        teacher: the frozen text LLM; None trains on hard targets alone (`kl_weight` 0).
+        train_dataset: rows of the data contract (data_builders/schema.py), speech undecoded.
+        eval_dataset: rows like them; the loss on them is logged with the prefix `eval_`.
+        peft_config: the adapter to train; None trains the model itself, frozen modules apart.
+
+    Raises:
+        ValueError: a row or an argument that could not be trained on; see `checks.check_rows`.
+        FloatingPointError: while training, when a loss is not finite; names step, channels and row ids.
+    """
+
+    _tag_names = ["trl", "cross-modal-distillation", "speech"]
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: CrossModalDistillConfig,
+        family: Any,
+        teacher: LiveTeacher | None,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        if (teacher is None) != (args.kl_weight == 0):
+            raise ValueError(
+                f"kl_weight is {args.kl_weight}, but "
+                f"{'there is no teacher' if teacher is None else 'a teacher is given'}: "
+                "a teacher is needed exactly when kl_weight is above 0"
+            )
+        prompts = None if teacher is None else teacher.prompts
+        for dataset in (train_dataset, eval_dataset):
+            if dataset is not None:
+                check_rows(dataset, family, prompts, args.channels, args.hard_targets)
+        collator = PairCollator(
+            family, prompts, tuple(args.channels), args.hard_targets, args.max_length
+        )
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=keep_trained_rows(train_dataset, args.channels),
+            eval_dataset=None
+            if eval_dataset is None
+            else keep_trained_rows(eval_dataset, args.channels),
+            processing_class=family.tokenizer,
+            peft_config=peft_config,
+            callbacks=callbacks,
+        )
+        add_distill_forward(self.model.get_base_model() if peft_config is not None else self.model)
+        self.family = family
+        self.teacher = teacher
+        if teacher is not None:
+            teacher.model.to(self.accelerator.device)
+        self._sums = {mode: self._empty_sums() for mode in ("train", "eval")}
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Mean over the response tokens of the global batch of CE + kl_weight * temperature^2 * KL.
+
+        `num_items_in_batch` counts the tokens of all accumulation steps and processes, so the sum over this batch's
+        tokens is divided by it, and multiplied by the number of processes because DDP averages their gradients.
+        """
+        batch = dict(inputs)
+        row_ids, channel, question_of_row = (
+            batch.pop(key) for key in ("row_ids", "channel", "question_of_row")
+        )
+        asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
+        labels = batch.pop("labels")
+        signal = None
+        if self.teacher is not None:
+            signal = self.teacher.signal(
+                asked["teacher_input_ids"],
+                asked["teacher_attention_mask"],
+                asked["teacher_labels"],
+                labels,
+                question_of_row,
+            )
+        parts = model(
+            **batch,
+            distill=DistillRequest(labels, signal, self.args.kl_weight, self.args.temperature),
+        )
+        rows = response_rows(labels)  # (N,)
+        if not torch.isfinite(parts.total):
+            raise FloatingPointError(
+                self._describe_bad_rows(parts, rows, channel, question_of_row, row_ids)
+            )
+        self._add_to_sums(parts, channel[rows])
+        if num_items_in_batch is None:
+            loss = parts.total / max(len(rows), 1)
+        else:
+            loss = parts.total / num_items_in_batch
+            if self.args.average_tokens_across_devices:
+                loss = loss * self.accelerator.num_processes
+        return (loss, parts) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what each channel's loss is made of, averaged over the tokens since the last log: `s2t/ce`, ..."""
+        mode = "train" if self.model.training else "eval"
+        sums = self.accelerator.reduce(self._sums[mode], reduction="sum")  # (channels, 1 + parts)
+        for channel, (tokens, *parts) in zip(CHANNELS, sums.tolist(), strict=True):
+            if tokens:
+                for name, part in zip(PARTS, parts, strict=True):
+                    self._metrics[mode][f"{channel}/{name}"] = [part / tokens]
+        self._sums[mode] = self._empty_sums()
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; `resume_from_checkpoint=True` takes the newest whole checkpoint, or starts afresh if there is none."""
+        if resume_from_checkpoint is True:
+            checkpoint, skipped = find_last_whole(Path(self.args.output_dir))
+            for line in skipped:
+                logger.warning(line)
+            if checkpoint is None:
+                logger.warning(
+                    f"no whole checkpoint in {self.args.output_dir}: training starts from the beginning"
+                )
+            resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+        elif resume_from_checkpoint and (damage := find_damage(Path(resume_from_checkpoint))):
+            raise ValueError(f"cannot resume from {resume_from_checkpoint}: {damage}")
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Save, then write the manifest, and only then delete older checkpoints."""
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save and folder.exists():  # left by a save that was killed
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_manifest(folder)
+            rotate_checkpoints(
+                output_dir=self.args.output_dir,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        """Model, tokenizer and feature extractor; no training_args.bin, a pickle that would be pushed to the Hub."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            self.family.save_pretrained(str(folder))
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the recipe writes the card from the run's results (`card.write_card`)."""
+
+    def _empty_sums(self) -> Tensor:
+        return torch.zeros(
+            len(CHANNELS), 1 + len(PARTS), dtype=torch.float64, device=self.accelerator.device
+        )
+
+    def _add_to_sums(self, parts: DistillOutput, channel: Tensor) -> None:
+        """Add the tokens of this batch, (N,) each, to the sums of their channels."""
+        sums = self._sums["train" if self.model.training else "eval"]
+        values = torch.stack(
+            [
+                torch.ones_like(parts.ce),
+                parts.ce,
+                parts.kl,
+                parts.correct.to(parts.ce.dtype),
+                parts.entropy,
+            ],
+            dim=1,
+        )
+        sums.index_add_(0, channel, values.detach().to(sums.dtype))
+
+    def _describe_bad_rows(
+        self,
+        parts: DistillOutput,
+        rows: Tensor,
+        channel: Tensor,
+        question_of_row: Tensor,
+        row_ids: list[str],
+    ) -> str:
+        bad = rows[~(torch.isfinite(parts.ce) & torch.isfinite(parts.kl))].unique().tolist()
+        named = [f"{CHANNELS[channel[row]]} of row {row_ids[question_of_row[row]]}" for row in bad]
+        return (
+            f"the loss is not finite at step {self.state.global_step}: {', '.join(named)}. The run stops before the "
+            "weights are touched; look at these rows' speech and answers, or lower the learning rate. The last whole "
+            "checkpoint can be resumed from."
+        )
+
+
+def keep_trained_rows(dataset: Dataset, channels: list[str]) -> Dataset:
+    """The rows that train at least one of the channels."""
+    wanted = [i for i, named in enumerate(dataset["channels"]) if set(named) & set(channels)]
+    return dataset if len(wanted) == len(dataset) else dataset.select(wanted)
