@@ -83,7 +83,7 @@ class CrossModalDistillConfig(SFTConfig):
             )
         # The collator encodes rows; TRL's own preparation would look for text columns.
         self.remove_unused_columns = False
-        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}  # type: ignore[has-type]
         super().__post_init__()
 
 

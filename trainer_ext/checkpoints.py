@@ -33,7 +33,11 @@ def find_damage(folder: Path) -> str | None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return "its save did not finish (there is no manifest)"
-    for name, checksum in json.loads(manifest.read_text(encoding="utf-8")).items():
+    try:
+        checksums = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError:
+        return "its manifest is damaged"
+    for name, checksum in checksums.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if hash_file(folder / name) != checksum:
@@ -47,7 +51,7 @@ def find_last_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
     for folder in output_dir.glob("checkpoint-*"):
         if step := re.fullmatch(r"checkpoint-(\d+)", folder.name):
             found.append((int(step[1]), folder))
-    skipped = []
+    skipped: list[str] = []
     for _, folder in sorted(found, reverse=True):
         damage = find_damage(folder)
         if damage is None:

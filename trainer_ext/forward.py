@@ -28,13 +28,13 @@ class DistillRequest:
 
 @dataclass
 class DistillOutput(ModelOutput):
-    """`losses.LossParts` in the shape that wrappers of models know how to pass on."""
+    """`losses.LossParts` in the shape that wrappers of models know how to pass on (which wants defaults)."""
 
-    total: Tensor | None = None  # scalar, summed over the N response tokens
-    ce: Tensor | None = None  # (N,)
-    kl: Tensor | None = None  # (N,)
-    correct: Tensor | None = None  # (N,)
-    entropy: Tensor | None = None  # (N,)
+    total: Tensor = None  # type: ignore[assignment]  # scalar, summed over the N response tokens
+    ce: Tensor = None  # type: ignore[assignment]  # (N,)
+    kl: Tensor = None  # type: ignore[assignment]  # (N,)
+    correct: Tensor = None  # type: ignore[assignment]  # (N,)
+    entropy: Tensor = None  # type: ignore[assignment]  # (N,)
 
 
 def add_distill_forward(model: PreTrainedModel) -> None:

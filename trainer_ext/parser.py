@@ -56,7 +56,8 @@ class RecipeParser(TrlParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message alone: the usage of some hundred arguments would bury it."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
 
     def _read_config(self, file: Path) -> list[str]:
         if not file.is_file():

@@ -77,7 +77,7 @@ class LiveTeacher:
         return cls(AutoModelForCausalLM.from_pretrained(name_or_path, **from_pretrained), prompts)
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> nn.Linear:
         return self.model.get_output_embeddings()
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -35,6 +35,7 @@ class CrossModalDistillTrainer(SFTTrainer):
     """Distils a text LLM into a speech LLM through the channels t2t and s2t (arXiv 2509.14930).
 
     Besides `compute_loss` and `log` it overrides `train` and `_save_checkpoint` (checkpoints are whole or ignored),
+    `_load_from_checkpoint` and `_load_best_model` (weights by the names under which they are saved),
     `_save` (feature extractor beside the tokenizer, no pickled arguments) and `create_model_card` (written once, by
     the recipe, when there are results to tell).
 
@@ -187,6 +188,28 @@ class CrossModalDistillTrainer(SFTTrainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As the base class, but a model without adapters is read as its class reads it."""
+        if not self._reads_own_weights():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # `save_pretrained` writes the names of published checkpoints ("model.layers.0" for what is
+        # "model.language_model.layers.0" in memory). The base class compares names literally, finds none, and goes on
+        # from the untrained weights with a warning.
+        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
+
+    def _load_best_model(self) -> None:
+        """As the base class, with `_load_from_checkpoint`'s way of reading."""
+        if self._reads_own_weights():
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _reads_own_weights(self) -> bool:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return not isinstance(self.model, PeftModel) and not sharded
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None

@@ -79,17 +79,17 @@ def answer_in_fork(library: ctypes.CDLL, request: dict) -> bytes:
             pipe.write(answer)
         os._exit(0)
     os.close(writer)
-    answer = read_until_closed(reader, time.monotonic() + request["timeout_seconds"])
-    if answer is None:
+    heard = read_until_closed(reader, time.monotonic() + request["timeout_seconds"])
+    if heard is None:
         os.kill(child, signal.SIGKILL)
-        answer = b"-espeak-ng did not finish in %g s" % request["timeout_seconds"]
+        heard = b"-espeak-ng did not finish in %g s" % request["timeout_seconds"]
     _, status = os.waitpid(child, 0)
-    return answer or b"-espeak-ng died (wait status %d)" % status
+    return heard or b"-espeak-ng died (wait status %d)" % status
 
 
 def read_until_closed(reader: int, deadline: float) -> bytes | None:
     """Everything written to the pipe, or None when the deadline passes first."""
-    pieces = []
+    pieces: list[bytes] = []
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         while True:
             left = deadline - time.monotonic()

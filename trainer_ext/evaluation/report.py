@@ -17,7 +17,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 def show_table(before: dict[str, Scores], after: dict[str, Scores]) -> None:
     """Print the scores of every source before and after, in percent; 80 columns are enough."""
     table = Table(
-        title="Exact answers on held-out questions, percent: before -> after",
+        title="Exact answers on held-out questions, percent: before → after",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -33,7 +33,7 @@ def show_table(before: dict[str, Scores], after: dict[str, Scores]) -> None:
             source.rpartition("/")[2],
             f"{new.teacher_text:.1f}",
             *(
-                f"{getattr(old, name):.1f} -> {getattr(new, name):.1f}"
+                f"{getattr(old, name):.1f}→{getattr(new, name):.1f}"
                 for name in ("text", "speech", "gap", "forgetting")
             ),
         )
