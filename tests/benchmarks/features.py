@@ -1,0 +1,59 @@
+"""How much faster clips become features without the 300 s padding: both ways, in turns, in one run.
+
+    python tests/benchmarks/features.py
+
+{RESULT}
+"""
+
+import statistics
+import time
+
+import numpy as np
+from transformers import WhisperFeatureExtractor
+
+from trainer_ext.students.whisper_features import extract_features
+
+RATE_HZ = 16_000
+SECONDS = np.linspace(0.3, 25, 20)
+ROUNDS = 3
+BATCH = 4
+
+
+def timed(function, *arguments) -> float:
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def pad_to_300_seconds(clips, extractor) -> None:
+    extractor(
+        clips,
+        sampling_rate=RATE_HZ,
+        padding="max_length",
+        max_length=300 * RATE_HZ,
+        truncation=False,
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+
+
+def main() -> None:
+    extractor = WhisperFeatureExtractor(feature_size=128)
+    generator = np.random.default_rng(0)
+    clips = [generator.normal(size=round(s * RATE_HZ)).astype(np.float32) for s in SECONDS]
+    batches = [clips[start : start + BATCH] for start in range(0, len(clips), BATCH)]
+    for way in (pad_to_300_seconds, extract_features):  # first use pays for imports and windows
+        way(clips[:1], extractor)
+    ratios = []
+    for _ in range(ROUNDS):
+        padded = sum(timed(pad_to_300_seconds, batch, extractor) for batch in batches)
+        ours = sum(timed(extract_features, batch, extractor) for batch in batches)
+        ratios.append(padded / ours)
+        print(
+            f"20 clips of 0.3 to 25 s: padded {padded:.2f} s, ours {ours:.2f} s, {padded / ours:.1f} times faster"
+        )
+    print(f"median {statistics.median(ratios):.1f} times faster")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Questions in, pairs out: resumable, named by content, whole or not there."""
+
+import dataclasses
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+from datasets import load_from_disk
+
+import data_builders.speech
+import data_builders.targets
+from data_builders.build import DataArguments, build_pairs, load_pairs
+from data_builders.journal import Journal, content_key
+from data_builders.prompts import load_prompts
+from data_builders.schema import FEATURES, SPEECH_RATE_HZ
+
+LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
+TEACHER = str(LAB / "teacher")
+
+
+def test_a_row_is_one_question_asked_twice(pairs):
+    """Columns, types and rates that training relies on."""
+    assert pairs["train"].features == FEATURES == pairs["test"].features
+    for row in pairs["train"]:
+        clip = soundfile.info(io.BytesIO(row["speech"]["bytes"]))
+        assert (clip.samplerate, clip.channels, clip.format) == (SPEECH_RATE_HZ, 1, "FLAC")
+        assert row["speech_seconds"] == pytest.approx(clip.duration)
+        assert row["teacher_response"].endswith(".")
+        assert row["channels"] == ["t2t", "s2t"]
+    everything = [*pairs["train"], *pairs["test"]]
+    assert len({row["id"] for row in everything}) == len(everything)
+
+
+def test_test_questions_and_voices_are_never_trained_on(pairs):
+    """A gap measured on trained questions or voices is a measure of memory."""
+    for column in ("question", "voice"):
+        assert not set(pairs["train"][column]) & set(pairs["test"][column])
+
+
+def test_a_second_build_does_no_work(data_arguments, pairs, monkeypatch):
+    """Hours of synthesis and generation are paid for once, even when the finished folder was deleted."""
+
+    def refuse(*_, **__):
+        raise AssertionError("this was already done")
+
+    monkeypatch.setattr(data_builders.speech, "load_engine", refuse)
+    monkeypatch.setattr(data_builders.targets.AutoModelForCausalLM, "from_pretrained", refuse)
+    folder = build_pairs(data_arguments, TEACHER)
+    shutil.rmtree(folder)
+    assert build_pairs(data_arguments, TEACHER) == folder
+    assert load_from_disk(str(folder))["train"][:] == pairs["train"][:]
+
+
+def test_another_voice_redoes_speech_alone(data_arguments, pairs, monkeypatch):
+    """Answers cost more than speech and do not depend on it."""
+
+    def refuse(*_, **__):
+        raise AssertionError("answers do not depend on voices")
+
+    monkeypatch.setattr(data_builders.targets.AutoModelForCausalLM, "from_pretrained", refuse)
+    other = dataclasses.replace(data_arguments, test_voices=["en-gb-x-rp+m7"])
+    folder = build_pairs(other, TEACHER)
+    assert folder != build_pairs(data_arguments, TEACHER)
+    assert set(load_from_disk(str(folder))["test"]["voice"]) == {"en-gb-x-rp+m7"}
+
+
+def test_a_build_killed_between_clips_keeps_what_was_spoken(
+    data_arguments, pairs, tmp_path, monkeypatch
+):
+    """A power cut at 39,000 of 40,000 clips."""
+    arguments = dataclasses.replace(data_arguments, data_dir=str(tmp_path))
+    real = data_builders.speech.load_engine
+    spoken = []
+
+    class Dying:
+        def __init__(self, dies_at):
+            self.engine, self.dies_at = real("espeak"), dies_at
+
+        def synthesize(self, text, voice):
+            if len(spoken) == self.dies_at:
+                raise KeyboardInterrupt
+            spoken.append(text)
+            return self.engine.synthesize(text, voice)
+
+        def close(self):
+            self.engine.close()
+
+    monkeypatch.setattr(data_builders.speech, "load_engine", lambda _: Dying(5))
+    with pytest.raises(KeyboardInterrupt):
+        build_pairs(arguments, TEACHER)
+    assert not [folder for folder in tmp_path.iterdir() if folder.is_dir()]
+    monkeypatch.setattr(data_builders.speech, "load_engine", lambda _: Dying(-1))
+    folder = build_pairs(arguments, TEACHER)
+    assert len(spoken) == len(pairs["train"]) + len(pairs["test"])
+    assert load_from_disk(str(folder))["test"]["speech"] == pairs["test"]["speech"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "What is one plus one?"}], "no column 'question'"),
+        ([{"question": "Hello?"}, {"question": "  "}], "row 1: its question is empty"),
+        ([{"question": "Hello?", "channels": ["speech"]}], "row 0: unknown channel 'speech'"),
+        ([{"question": "Hello?"}, {"question": "Hello?"}], "row 1: the same question as row 0"),
+    ],
+)
+def test_a_bad_question_is_named_before_anything_starts(tmp_path, rows, message):
+    """Synthesis of 40,000 rows, then an error about the first."""
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=message):
+        load_prompts(str(file))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """Not a lookup of "questions.jsonl" on the Hub."""
+    with pytest.raises(ValueError, match=r"there is no file .*questions\.jsonl"):
+        load_prompts(str(tmp_path / "questions.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "set one of `dataset_name`"),
+        ({"prompts": "a", "dataset_name": "b"}, "set one of `dataset_name`"),
+        ({"prompts": "a", "takes_per_question": 2}, "takes_per_question is 2"),
+        ({"prompts": "a", "test_voices": ["en-us"]}, "in both train_voices and test_voices"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(arguments, message):
+    """Two sources of rows, or a voice on both sides."""
+    with pytest.raises(ValueError, match=message):
+        DataArguments(**arguments)
+
+
+def test_a_finished_data_set_is_read_from_its_folder(data_arguments, pairs):
+    """What was built once, or downloaded, needs no teacher."""
+    folder = build_pairs(data_arguments, TEACHER)
+    again = load_pairs(DataArguments(dataset_name=str(folder)), None)
+    assert again["train"][0] == pairs["train"][0]
+
+
+def test_the_journal_survives_and_tells_what_is_missing(tmp_path):
+    """Keys are content: another setting misses, the same setting hits, in another process too."""
+    journal = Journal(tmp_path / "journal.sqlite")
+    one, two = content_key("speech", "en-us", "Hello?"), content_key("speech", "en-gb", "Hello?")
+    journal.put(one, b"clip")
+    journal.close()
+    again = Journal(tmp_path / "journal.sqlite")
+    assert again.missing([one, two, two]) == [two]
+    assert again.get(one) == b"clip"
+    assert again.get(two) is None

@@ -1,0 +1,43 @@
+"""Every YAML in recipes/configs parses into the recipe's arguments and names files that are there."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_builders.build import DataArguments
+from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.parser import RecipeParser
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_a_config_parses_and_finds_its_files(file, monkeypatch):
+    """A recipe that nobody ran since a rename."""
+    monkeypatch.chdir(ROOT)
+    parser = RecipeParser((ModelArguments, DataArguments, CrossModalDistillConfig))
+    model, data, training = parser.parse_args_and_config(["--config", str(file)])
+    assert training.output_dir == f"outputs/{file.stem}"
+    for path in (model.model_name_or_path, model.teacher_model_name_or_path, data.prompts):
+        assert path is None or not path.startswith("recipes/") or Path(path).exists()
+    assert f"--config {file.relative_to(ROOT)}" in file.read_text() or file.stem == "tiny"
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in CONFIGS if f.stem.startswith("tiny_")], ids=lambda file: file.stem
+)
+def test_an_ablation_differs_from_the_default_in_what_it_studies(file):
+    """Two changes at once study neither."""
+    allowed = {
+        "tiny_s2t_only": {"channels"},
+        "tiny_t2t_only": {"channels"},
+        "tiny_gold": {"hard_targets"},
+        "tiny_no_kl": {"kl_weight"},
+        "tiny_qlora": {"load_in_4bit", "bnb_4bit_quant_type"},
+        "tiny_full": {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "learning_rate"},
+    }[file.stem]
+    ours, default = (yaml.safe_load(f.read_text()) for f in (file, file.with_name("tiny.yaml")))
+    differing = {key for key in ours.keys() | default.keys() if ours.get(key) != default.get(key)}
+    assert differing == allowed | {"output_dir"}

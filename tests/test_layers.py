@@ -1,0 +1,88 @@
+"""Data goes one way: a module imports only what stands before it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Each line may import from itself and from the lines above it.
+ORDER = [
+    ["data_builders.schema"],
+    ["data_builders.journal", "data_builders.tts.espeak_helper"],
+    ["data_builders.tts.espeak"],
+    ["data_builders.prompts"],
+    ["data_builders.targets"],
+    ["data_builders.speech"],
+    ["data_builders.build"],
+    ["trainer_ext.alignment"],
+    ["trainer_ext.losses"],
+    ["trainer_ext.students.whisper_features"],
+    ["trainer_ext.students.qwen2_5_omni"],
+    ["trainer_ext.students.families"],
+    ["trainer_ext.teachers"],
+    ["trainer_ext.collator"],
+    ["trainer_ext.checks"],
+    ["trainer_ext.arguments"],
+    ["trainer_ext.parser"],
+    ["trainer_ext.forward"],
+    ["trainer_ext.checkpoints"],
+    ["trainer_ext.progress"],
+    ["trainer_ext.trainer"],
+    ["trainer_ext.adapters"],
+    ["trainer_ext.evaluation.answers"],
+    ["trainer_ext.evaluation.scores"],
+    ["trainer_ext.evaluation.report"],
+    ["trainer_ext.evaluation.plots"],
+    ["trainer_ext.card"],
+]
+POSITION = {name: position for position, line in enumerate(ORDER) for name in line}
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts): file
+    for package in ("data_builders", "trainer_ext")
+    for file in sorted((ROOT / package).rglob("*.py"))
+    if file.name != "__init__.py"
+}
+
+
+def imports(file: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+def test_every_module_has_its_place_in_the_line():
+    """A new module without one could import anything."""
+    assert set(MODULES) == set(POSITION)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_only_what_stands_before_it(name):
+    """One import back up the line and nothing can be read, or replaced, alone."""
+    for imported in imports(MODULES[name]):
+        assert not imported.startswith("recipes")
+        if imported.split(".")[0] in ("data_builders", "trainer_ext"):
+            assert POSITION[imported] <= POSITION[name], f"{name} imports {imported}"
+            if name.startswith("trainer_ext"):
+                assert imported.startswith("trainer_ext") or imported == "data_builders.schema"
+
+
+@pytest.mark.parametrize("name", ["trainer_ext.losses", "trainer_ext.alignment"])
+def test_the_mathematics_needs_torch_alone(name):
+    """So that it can be read beside the paper, and taken elsewhere."""
+    foreign = {module.split(".")[0] for module in imports(MODULES[name])} - {"torch", "dataclasses"}
+    assert foreign <= {"trainer_ext"}
+
+
+def test_importing_the_package_is_fast():
+    """`import trainer_ext` pulls in transformers and trl only when a name is used."""
+    import subprocess
+    import sys
+
+    script = "import sys, trainer_ext; assert 'transformers' not in sys.modules, 'heavy'"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

@@ -1,0 +1,142 @@
+"""LoRA, QLoRA and full fine-tuning: what is trained, what stays whole, and that others can load the result."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+from trainer_ext.adapters import check_whole, count_linear_classes, load_peft_config, load_student
+from trainer_ext.arguments import ModelArguments
+
+LOAD_WITH_PEFT_ALONE = """
+import json, sys, torch
+from peft import PeftModel
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+adapter, base, ids, output = sys.argv[1:]
+thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+thinker = PeftModel.from_pretrained(thinker, adapter).eval()
+assert not any(name.split(".")[0] in ("trainer_ext", "data_builders", "trl") for name in sys.modules)
+with torch.no_grad():
+    torch.save(thinker(input_ids=torch.tensor([json.loads(ids)])).logits, output)
+"""
+
+
+def losses(trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_the_adapter_gives_the_same_logits_with_transformers_and_peft_alone(
+    make_trainer, family, tmp_path, lab_student
+):
+    """An adapter whose keys do not match loads with a warning and acts untrained."""
+    trainer = make_trainer(
+        peft_config=LoraConfig(target_modules=family.lora_target_modules, r=4),
+        max_steps=3,
+        learning_rate=1e-2,
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "adapter"))
+    ids = family.encode_text_prompt("What is the capital of France?", "")
+    trainer.model.eval()
+    with torch.no_grad():
+        ours = trainer.model(input_ids=torch.tensor([ids])).logits
+        with trainer.model.disable_adapter():
+            untrained = trainer.model(input_ids=torch.tensor([ids])).logits
+    output = tmp_path / "logits.pt"
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            LOAD_WITH_PEFT_ALONE,
+            str(tmp_path / "adapter"),
+            lab_student,
+            json.dumps(ids),
+            str(output),
+        ],
+        check=True,
+        cwd=tmp_path,
+    )
+    theirs = torch.load(output, weights_only=True)
+    assert torch.equal(ours, theirs)
+    assert (ours - untrained).abs().max() > 0.1
+
+
+def test_a_full_fine_tune_reloads_with_plain_transformers(make_trainer, family, tmp_path):
+    """Saved under other names, trained weights would be replaced by fresh ones with a warning."""
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    again, info = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        tmp_path / "model", dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    ids = torch.tensor([family.encode_text_prompt("What is the capital of France?", "")])
+    trainer.model.eval()
+    with torch.no_grad():
+        assert torch.equal(trainer.model(input_ids=ids).logits, again.eval()(input_ids=ids).logits)
+
+
+@pytest.fixture
+def qlora_arguments(lab_student):
+    return ModelArguments(
+        model_name_or_path=lab_student, dtype="float32", use_peft=True, load_in_4bit=True, lora_r=8
+    )
+
+
+def test_qlora_quantises_the_language_model_and_nothing_else(qlora_arguments, family):
+    """transformers quantised the audio tower under `llm_int8_skip_modules=["audio_tower"]`."""
+    census = count_linear_classes(load_student(qlora_arguments, family))
+    assert set(census["model.language_model"]) == {"Linear4bit"}
+    assert set(census["model.audio_tower"]) == {"Linear"}
+    assert set(census["model.visual"]) == {"Linear"}
+    assert set(census["lm_head"]) == {"Linear"}
+
+
+def test_a_quantised_tower_is_noticed(qlora_arguments, family):
+    """The check that guards it has to see the case that it is for."""
+    model = load_student(qlora_arguments, family)
+    with pytest.raises(RuntimeError, match=r"model.language_model came out as Linear4bit"):
+        check_whole(model, ["model.language_model"])
+
+
+def test_qlora_trains_on_the_cpu_and_saves_its_adapter(
+    qlora_arguments, family, teacher, pairs, make_config, tmp_path
+):
+    """4-bit layers under LoRA, gradients through them, and a loss that falls."""
+    from trainer_ext.trainer import CrossModalDistillTrainer
+
+    model = load_student(qlora_arguments, family)
+    trainer = CrossModalDistillTrainer(
+        model=model,
+        args=make_config(max_steps=12, learning_rate=5e-3),
+        family=family,
+        teacher=teacher,
+        train_dataset=pairs["train"].select(range(4)),
+        peft_config=load_peft_config(qlora_arguments, family),
+    )
+    trainer.train()
+    assert losses(trainer)[-1] < 0.5 * losses(trainer)[0]
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size > 10_000
+
+
+def test_lora_lands_on_the_language_model_alone(student, family):
+    """A bare "q_proj" also hits the audio tower, which then no server can load."""
+    from peft import get_peft_model
+
+    model = get_peft_model(student, LoraConfig(target_modules=family.lora_target_modules))
+    adapted = {name for name, _ in model.named_modules() if name.endswith("lora_A")}
+    assert len(adapted) == 7 * family.config.text_config.num_hidden_layers
+    assert all("language_model.layers" in name for name in adapted)
+
+
+def test_a_quantised_student_without_lora_is_refused(lab_student):
+    """4-bit weights have no gradient; the run would train the head alone."""
+    with pytest.raises(ValueError, match="set use_peft"):
+        ModelArguments(model_name_or_path=lab_student, load_in_4bit=True)

@@ -1,0 +1,141 @@
+"""Bad input stops a run before training, with the row or the key in the message."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from tokenizers import Tokenizer
+
+from data_builders.schema import encode_speech
+from trainer_ext.arguments import CrossModalDistillConfig
+from trainer_ext.teachers import TeacherPrompts
+
+
+def spoil(dataset, number: int, **cells):
+    """The data set with some cells of one row changed."""
+    return dataset.map(lambda row, i: cells if i == number else {}, with_indices=True)
+
+
+def speech(seconds: float) -> dict:
+    samples = np.full(round(16000 * seconds), 0.1, dtype=np.float32)
+    return {"speech": {"bytes": encode_speech(samples), "path": None}, "speech_seconds": seconds}
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"question": "  "}, "its question is empty"),
+        ({"teacher_response": ""}, "its teacher_response is empty"),
+        ({"channels": ["t2t", "tts"]}, "unknown channel 'tts'"),
+        (speech(0.0), "zero length"),
+        ({"speech": None}, "it trains s2t but has no speech"),
+        (speech(31.0), "31.0 s long"),
+    ],
+)
+def test_a_bad_row_is_named(make_trainer, pairs, cells, message):
+    """Found at step 9,000 of 10,000, such a row costs a night; skipped in silence, it costs the result."""
+    row_id = pairs["train"][3]["id"]
+    with pytest.raises(ValueError, match=message) as caught:
+        make_trainer(train_dataset=spoil(pairs["train"], 3, **cells))
+    assert row_id in str(caught.value)
+
+
+def test_a_missing_column_is_named(make_trainer, pairs):
+    """A KeyError from inside a data loader's worker says nothing."""
+    with pytest.raises(ValueError, match="no column teacher_response"):
+        make_trainer(train_dataset=pairs["train"].remove_columns("teacher_response"))
+
+
+def test_gold_targets_need_gold_answers(make_trainer, pairs):
+    """A data set of teacher answers alone cannot train on gold."""
+    with pytest.raises(ValueError, match=r"gold_response is empty.*|its gold_response is empty"):
+        make_trainer(
+            train_dataset=spoil(pairs["train"], 0, gold_response=None), hard_targets="gold"
+        )
+
+
+def test_a_run_on_speech_needs_rows_with_speech(make_trainer, pairs):
+    """An s2t run over text-only rows would train on nothing, or on text, without a word."""
+    written = pairs["train"].map(lambda row: {"channels": ["t2t"]})
+    with pytest.raises(ValueError, match="no row of the data set trains channel 's2t'"):
+        make_trainer(train_dataset=written, channels=["s2t"])
+
+
+def test_tokenizers_that_disagree_on_a_used_token_are_refused(
+    make_trainer, teacher, pairs, monkeypatch
+):
+    """The KL would pull the student's token towards another word's probability."""
+    tokenizer = teacher.prompts.tokenizer
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.add_tokens([pairs["train"][2]["teacher_response"].split()[-1]])
+    other = type(tokenizer)(
+        tokenizer_object=backend, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token
+    )
+    other.chat_template = tokenizer.chat_template
+    monkeypatch.setattr(teacher, "prompts", TeacherPrompts(other))
+    with pytest.raises(ValueError, match="tokenizers disagree on response token") as caught:
+        make_trainer()
+    assert any(row_id in str(caught.value) for row_id in pairs["train"]["id"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": -1.0}, "temperature must be above 0"),
+        ({"kl_weight": -0.1}, "kl_weight must be 0 or more"),
+        ({"channels": ["t2t", "speech"]}, "unknown channel 'speech'"),
+        ({"channels": []}, "channels is empty"),
+        ({"hard_targets": "silver"}, "hard_targets must be one of"),
+        ({"hub_token": "hf_secret"}, "hub_token is refused"),
+        ({"packing": True}, "packing"),
+        ({"trust_remote_code": True}, "trust_remote_code is refused"),
+        (
+            {"push_to_hub": True, "hub_strategy": "every_save"},
+            "hub_strategy 'every_save' is refused",
+        ),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name(tmp_path, arguments, message):
+    """Training with a negative temperature runs, and unlearns."""
+    with pytest.raises(ValueError, match=message) as caught:
+        CrossModalDistillConfig(output_dir=str(tmp_path), report_to="none", **arguments)
+    assert "hf_secret" not in str(caught.value)
+
+
+def test_a_teacher_is_needed_exactly_when_the_kl_counts(
+    make_trainer, make_config, student, family, pairs
+):
+    """A kl_weight of 0 with a teacher wastes half the GPU; above 0 without one trains something else."""
+    from trainer_ext.trainer import CrossModalDistillTrainer
+
+    with pytest.raises(ValueError, match="there is no teacher"):
+        CrossModalDistillTrainer(student, make_config(), family, None, pairs["train"])
+
+
+def test_a_row_longer_than_max_length_is_named_and_never_cut(make_trainer, pairs):
+    """Cutting goes through the audio tokens or the answer."""
+    trainer = make_trainer(max_length=20)
+    with pytest.raises(ValueError, match="more than max_length=20") as caught:
+        trainer.train()
+    assert any(row_id in str(caught.value) for row_id in pairs["train"]["id"])
+
+
+def test_a_damaged_clip_is_named(make_trainer, pairs):
+    """A truncated download must not become a shorter question."""
+    cell = pairs["train"][0]["speech"]
+    broken = spoil(
+        pairs["train"], 0, speech={"bytes": cell["bytes"][: len(cell["bytes"]) // 2], "path": None}
+    )
+    trainer = make_trainer(train_dataset=broken.select([0]), per_device_train_batch_size=1)
+    with pytest.raises(ValueError, match=f"row {broken[0]['id']}: its speech cannot be read"):
+        trainer.train()
+
+
+def test_stereo_at_another_rate_is_heard_as_mono_at_16_khz(family, pairs):
+    """48 kHz read as 16 kHz is three times too slow and still trains."""
+    from data_builders.schema import decode_speech
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros((48000, 2), dtype=np.float32), 48000, format="WAV")
+    assert decode_speech({"bytes": buffer.getvalue(), "path": None}, "x").shape == (16000,)

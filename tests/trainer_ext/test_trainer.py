@@ -1,0 +1,143 @@
+"""A training run: what changes, what must not, what is logged, and when it stops."""
+
+import copy
+import io
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from peft import LoraConfig
+
+from trainer_ext.checkpoints import find_damage
+
+
+def snapshot(module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(before: dict[str, torch.Tensor], module) -> bool:
+    return all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_teacher_and_audio_tower_stay_bit_identical(make_trainer, student, teacher, family, lora):
+    """A teacher that follows its student, or a tower that forgets how to hear, both lower the loss."""
+    peft_config = LoraConfig(target_modules=family.lora_target_modules) if lora else None
+    frozen = [teacher.model, *(student.get_submodule(name) for name in family.frozen_modules)]
+    before = [snapshot(module) for module in frozen]
+    language = snapshot(student.model.language_model)
+    trainer = make_trainer(peft_config=peft_config, max_steps=3, weight_decay=0.1)
+    trainer.train()
+    assert all(same(was, module) for was, module in zip(before, frozen, strict=True))
+    if lora:
+        trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+        assert trained
+        assert all("language_model" in name and "lora_" in name for name in trained)
+    else:
+        assert not same(language, student.model.language_model)
+
+
+def test_one_batch_can_be_learnt_by_heart(make_trainer, pairs):
+    """A loss that falls a little proves nothing; a model that cannot fit four questions is not being trained."""
+    trainer = make_trainer(train_dataset=pairs["train"].select(range(4)), max_steps=25)
+    trainer.train()
+    last = [entry for entry in trainer.state.log_history if "s2t/ce" in entry][-1]
+    assert last["s2t/ce"] < 0.1
+    assert last["t2t/accuracy"] == 1
+
+
+def test_channels_are_logged_apart_for_training_and_evaluation(make_trainer, pairs):
+    """One mean over both hides that speech gets worse while text gets better."""
+    trainer = make_trainer(
+        eval_dataset=pairs["test"], eval_strategy="steps", eval_steps=1, max_steps=1
+    )
+    trainer.train()
+    logged = {key for entry in trainer.state.log_history for key in entry}
+    for channel in ("t2t", "s2t"):
+        for part in ("ce", "kl", "accuracy", "entropy"):
+            assert {f"{channel}/{part}", f"eval_{channel}/{part}"} <= logged
+
+
+def test_the_logged_parts_add_up_to_the_logged_loss(make_trainer, pairs):
+    """Figures that are averaged over batches instead of tokens do not."""
+    rows = pairs["train"].select(range(4))
+    trainer = make_trainer(train_dataset=rows, max_steps=1)
+    trainer.train()
+    logs = trainer.state.log_history[0]
+    assert math.isclose(
+        logs["loss"],
+        sum(
+            (logs[f"{channel}/ce"] + 0.5 * 4 * logs[f"{channel}/kl"]) / 2
+            for channel in ("t2t", "s2t")
+        ),
+        rel_tol=1e-3,  # the Trainer rounds what it logs
+    )
+
+
+@pytest.mark.parametrize("channels", [["t2t"], ["s2t"], ["t2t", "s2t"]])
+def test_batches_without_speech_without_text_and_with_both_train(make_trainer, channels):
+    """The model takes no empty clip tensor, and a batch of text has none."""
+    trainer = make_trainer(channels=channels, max_steps=1)
+    trainer.train()
+    logs = trainer.state.log_history[0]
+    assert {key.split("/")[0] for key in logs if "/ce" in key} == set(channels)
+
+
+def test_rows_that_train_no_channel_of_the_run_are_left_out(make_trainer, pairs):
+    """Questions of speech alone would be empty rows of a t2t run."""
+    rows = pairs["train"].map(
+        lambda row, i: {"channels": ["s2t"] if i else ["t2t"]}, with_indices=True
+    )
+    assert len(make_trainer(train_dataset=rows, channels=["t2t"]).train_dataset) == 1
+
+
+def test_without_kl_no_teacher_is_asked(make_trainer):
+    """Ablations of the KL should fit a card that the teacher does not."""
+    trainer = make_trainer(kl_weight=0.0, max_steps=1)
+    trainer.train()
+    assert not any(
+        key.startswith("teacher_") for key in trainer.data_collator([trainer.train_dataset[0]])
+    )
+    assert trainer.state.log_history[0]["s2t/kl"] == 0
+
+
+def plant_nan(rows, number: int):
+    """Float WAV is the one format in which a clip can hold a NaN; one is enough to spoil every weight."""
+    buffer = io.BytesIO()
+    samples = np.full(16000, 0.1, dtype=np.float32)
+    samples[8000] = np.nan
+    soundfile.write(buffer, samples, 16000, format="WAV", subtype="FLOAT")
+    cells = {"speech": {"bytes": buffer.getvalue(), "path": None}, "speech_seconds": 1.0}
+    return rows.map(lambda row, i: cells if i == number else {}, with_indices=True)
+
+
+def test_a_nan_in_one_row_stops_the_run_with_that_rows_id(make_trainer, pairs, tmp_path):
+    """The base Trainer logs a NaN loss as 0.0, writes NaN weights and ends "successfully"."""
+    rows = plant_nan(pairs["train"], 5)
+    trainer = make_trainer(
+        train_dataset=rows,
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=2,
+        save_strategy="steps",
+        save_steps=1,
+        max_steps=6,
+    )
+    with pytest.raises(FloatingPointError) as caught:
+        trainer.train()
+    message = str(caught.value)
+    assert f"s2t of row {rows[5]['id']}" in message
+    assert rows[4]["id"] not in message
+    assert "step 2" in message
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+    assert find_damage(tmp_path / "run" / "checkpoint-2") is None
+
+
+def test_forward_without_a_request_is_the_models_own(make_trainer, student, family):
+    """Generation and evaluation must not notice that a loss was added."""
+    plain = copy.deepcopy(student)
+    ids = torch.tensor([family.encode_text_prompt("What is one plus one?", "")])
+    make_trainer()
+    with torch.no_grad():
+        assert torch.equal(student(input_ids=ids).logits, plain(input_ids=ids).logits)
