@@ -1,0 +1,172 @@
+"""Teach a speech LLM what its text teacher knows, in writing (t2t) and by voice (s2t), and measure what it brought.
+
+    parse -> pairs -> student + teacher -> score -> train -> score -> save -> report -> push
+
+With no arguments it heals the tiny lab on a bare CPU, in minutes:
+
+    accelerate launch recipes/s2t_t2t.py
+    accelerate launch recipes/s2t_t2t.py --config recipes/configs/tiny_qlora.yaml --output_dir outputs/mine
+
+Every argument of TRL's SFTConfig and ModelConfig works, in the YAML file or on the command line, which wins.
+"""
+
+import os
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+import yaml
+from accelerate import PartialState
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from data_builders.build import DataArguments, load_pairs
+from trainer_ext.adapters import load_peft_config, load_student
+from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.card import write_card
+from trainer_ext.evaluation.plots import plot_run
+from trainer_ext.evaluation.report import show_table, write_report
+from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
+from trainer_ext.parser import RecipeParser
+from trainer_ext.progress import ChannelProgressCallback
+from trainer_ext.students.families import load_student_family
+from trainer_ext.teachers import LiveTeacher, TeacherPrompts
+from trainer_ext.trainer import CrossModalDistillTrainer
+
+TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
+
+
+def main() -> None:
+    started = time.monotonic()
+    parser = RecipeParser((ModelArguments, DataArguments, CrossModalDistillConfig), TINY_LAB)
+    model, data, training = parser.parse_args_and_config()
+    keep_libraries_quiet()
+
+    state = PartialState()
+    if state.device.type == "cpu" and state.num_processes == 1:
+        use_all_cores()
+    with state.main_process_first():
+        pairs = load_pairs(data, model.teacher_model_name_or_path, str(state.device))
+    test = select_scorable(pairs.get("test"))
+
+    trainer = load_trainer(model, training, pairs)
+    before = score(trainer, test, data)
+    trainer.train(resume_from_checkpoint=read_resume(training.resume_from_checkpoint))
+    after = score(trainer, test, data)
+
+    trainer.save_model()
+    trainer.save_state()
+    if state.is_main_process:
+        folder = Path(training.output_dir)
+        (folder / "resolved.yaml").write_text(yaml.safe_dump(parser.resolved), encoding="utf-8")
+        report = None
+        if before and after:
+            report = show_run(folder, trainer, before, after, time.monotonic() - started)
+        write_card(folder, model, training, data.dataset_name or str(data.prompts), report)
+        print(f"saved to {folder}")
+    if training.push_to_hub:
+        trainer.push_to_hub()
+
+
+def load_trainer(
+    model: ModelArguments, training: CrossModalDistillConfig, pairs: datasets.DatasetDict
+) -> CrossModalDistillTrainer:
+    """Student, teacher and trainer; the teacher is loaded only where the loss asks for it."""
+    assert model.model_name_or_path is not None
+    family = load_student_family(model.model_name_or_path, model.model_revision)
+    teacher = None
+    if training.kl_weight > 0:
+        if model.teacher_model_name_or_path is None:
+            raise ValueError(
+                "kl_weight is above 0, so teacher_model_name_or_path must name the text LLM to learn from"
+            )
+        source, revision = model.teacher_model_name_or_path, model.teacher_model_revision
+        prompts = TeacherPrompts.from_pretrained(source, revision)
+        teacher = LiveTeacher.from_pretrained(source, prompts, revision=revision, dtype=model.dtype)
+    trainer = CrossModalDistillTrainer(
+        model=load_student(model, family),
+        args=training,
+        family=family,
+        teacher=teacher,
+        train_dataset=pairs["train"],
+        eval_dataset=pairs["test"] if training.eval_strategy != "no" else None,
+        peft_config=load_peft_config(model, family),
+    )
+    if not training.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ChannelProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def score(
+    trainer: CrossModalDistillTrainer, test: datasets.Dataset | None, data: DataArguments
+) -> dict[str, Scores] | None:
+    """Scores on the held-out questions; None, with a word, where there is nothing to score by."""
+    if test is None:
+        print("no scores: the data set has no `test` rows with `reference` and `teacher_response`")
+        return None
+    return score_student(trainer.model, trainer.family, test, data.answer_max_new_tokens)
+
+
+def show_run(
+    folder: Path,
+    trainer: CrossModalDistillTrainer,
+    before: dict[str, Scores],
+    after: dict[str, Scores],
+    seconds: float,
+) -> dict[str, Any]:
+    """Table, report.json and plots.png; returns the report."""
+    show_table(before, after)
+    plot_run(folder / "plots.png", trainer.state.log_history, before, after)
+    facts = {
+        "seconds": round(seconds, 1),
+        "steps": trainer.state.global_step,
+        "seed": trainer.args.seed,
+        "cpu_threads": torch.get_num_threads(),
+        "device": str(trainer.args.device),
+        "peak_memory_gib": round(measure_peak_memory(trainer.args.device) / 2**30, 2),
+    }
+    return write_report(folder / "report.json", before, after, facts)
+
+
+def measure_peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
+def read_resume(value: str | None) -> str | bool | None:
+    """`--resume_from_checkpoint true` means the newest whole checkpoint; anything else is a folder."""
+    words = {"true": True, "false": None}
+    return value if value is None else words.get(value.lower(), value)
+
+
+def use_all_cores() -> None:
+    """Undo `accelerate launch`'s one thread a process, which a lone process on a CPU pays for by a third."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # set by the launcher, as was OMP_NUM_THREADS
+        torch.set_num_threads(os.cpu_count() or 1)
+
+
+def keep_libraries_quiet() -> None:
+    """Leave the terminal to the run: errors and our own warnings, no chatter about loading."""
+    warnings.filterwarnings(
+        "ignore", module=r"(torch|transformers|trl|peft|bitsandbytes|datasets)\b"
+    )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+if __name__ == "__main__":
+    main()
