@@ -65,7 +65,7 @@ class RecipeParser(TrlParser):
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            self.error(f"{file} is not YAML: {error}")
+            self.error(f"{file} is not YAML: {' '.join(str(error).split())}")
         if not isinstance(content, dict):
             self.error(f"{file} must be a mapping of argument names to values")
         known = {action.dest: action for action in self._actions}
