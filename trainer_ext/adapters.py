@@ -30,7 +30,19 @@ def load_student(arguments: ModelArguments, family: Any) -> PreTrainedModel:
     )
     if quantization is not None:
         check_whole(model, quantization.llm_int8_skip_modules)
+        keep_trainable_layout(model)
     return model
+
+
+def keep_trainable_layout(model: torch.nn.Module) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights for inference.
+
+    On CPUs with AVX512-BF16 the first forward in eval mode changes the layout for good, and training after it fails
+    ("a view of a leaf Variable ... in-place", bitsandbytes/nn/modules.py, `Linear4bit.forward`).
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def load_peft_config(arguments: ModelArguments, family: Any) -> PeftConfig | None:

@@ -82,12 +82,13 @@ def count_clip_bytes(dataset: Dataset) -> list[int]:
 
 def check_clip(name: str, seconds: float | None, length_bytes: int, max_seconds: float) -> None:
     """Refuse a clip that is missing, empty or too long."""
-    if length_bytes == 0:
-        raise ValueError(
-            f"{name}: it trains s2t but has no speech; add the clip or take 's2t' from its channels"
-        )
-    if seconds is None or math.isnan(seconds) or seconds <= 0:
+    if seconds is not None and (math.isnan(seconds) or seconds <= 0):
         raise ValueError(f"{name}: its speech has zero length (speech_seconds is {seconds})")
+    if length_bytes == 0 or seconds is None:
+        raise ValueError(
+            f"{name}: it trains s2t but has no speech or no speech_seconds; add them, "
+            "or take 's2t' from its channels"
+        )
     if seconds > max_seconds:
         raise ValueError(
             f"{name}: its speech is {seconds:.1f} s long, and the student takes {max_seconds:g} s at most; "

@@ -69,13 +69,9 @@ class HubServer:
                 if entry["key"] == "file":
                     self.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
             self.commits += 1
-            url = f"{self.endpoint}{path}"
-            return {
-                "commitUrl": url,
-                "commitOid": "0" * 40,
-                "pullRequestUrl": None,
-                "success": True,
-            }, 200
+            name = path.split("/")[4]
+            url = f"{self.endpoint}/tester/{name}/commit/{'0' * 40}"
+            return {"commitUrl": url, "commitOid": "0" * 40, "success": True}, 200
         return {"error": f"nobody answers {path}"}, 404
 
     def __enter__(self) -> "HubServer":
