@@ -171,14 +171,26 @@ class CrossModalDistillTrainer(SFTTrainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Save, then write the manifest, and only then delete older checkpoints."""
+        """Save finite weights, then write the manifest, and only then delete older checkpoints.
+
+        Raises:
+            FloatingPointError: a gradient was not finite although the loss was; what was saved before is kept.
+        """
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"after step {self.state.global_step} {name} is not finite, so nothing is saved. Lower the "
+                    "learning rate or set max_grad_norm; the last whole checkpoint can be resumed from."
+                )
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save and folder.exists():  # left by a save that was killed
             shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
-        super()._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             write_manifest(folder)
@@ -255,9 +267,9 @@ class CrossModalDistillTrainer(SFTTrainer):
         bad = rows[~(torch.isfinite(parts.ce) & torch.isfinite(parts.kl))].unique().tolist()
         named = [f"{CHANNELS[channel[row]]} of row {row_ids[question_of_row[row]]}" for row in bad]
         return (
-            f"the loss is not finite at step {self.state.global_step}: {', '.join(named)}. The run stops before the "
-            "weights are touched; look at these rows' speech and answers, or lower the learning rate. The last whole "
-            "checkpoint can be resumed from."
+            f"the loss is not finite in step {self.state.global_step + 1}: {', '.join(named)}. The run stops "
+            "before the weights are touched; look at these rows' speech and answers, or lower the learning rate. The "
+            "last whole checkpoint can be resumed from."
         )
 
 

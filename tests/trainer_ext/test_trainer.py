@@ -129,9 +129,26 @@ def test_a_nan_in_one_row_stops_the_run_with_that_rows_id(make_trainer, pairs, t
     message = str(caught.value)
     assert f"s2t of row {rows[5]['id']}" in message
     assert rows[4]["id"] not in message
-    assert "step 2" in message
+    assert "in step 3" in message
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
     assert find_damage(tmp_path / "run" / "checkpoint-2") is None
+
+
+def test_weights_that_are_not_finite_are_never_saved(make_trainer, tmp_path):
+    """A gradient overflows while the loss is fine; with one checkpoint kept, the last good one would be replaced."""
+    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=1, save_total_limit=1)
+    save = trainer._save_checkpoint
+
+    def poison_then_save(model, trial):
+        if trainer.state.global_step == 2:
+            trainer.model.lm_head.weight.data[3, 3] = math.nan
+        save(model, trial)
+
+    trainer._save_checkpoint = poison_then_save
+    with pytest.raises(FloatingPointError, match=r"after step 2 .*lm_head"):
+        trainer.train()
+    assert [folder.name for folder in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
+    assert find_damage(tmp_path / "run" / "checkpoint-1") is None
 
 
 def test_forward_without_a_request_is_the_models_own(make_trainer, student, family):
