@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import soundfile
 from datasets import Dataset, DatasetDict, DatasetInfo, load_dataset, load_from_disk
-from huggingface_hub import HfApi
+from transformers import AutoConfig
 
 from data_builders.journal import Journal, content_key
 from data_builders.prompts import Prompt, load_prompts
@@ -80,18 +80,35 @@ class DataArguments:
 
 
 def load_pairs(
-    arguments: DataArguments, teacher_name_or_path: str | None, device: str = "cpu"
+    arguments: DataArguments,
+    teacher_name_or_path: str | None,
+    teacher_revision: str = "main",
+    device: str = "cpu",
 ) -> DatasetDict:
-    """The data set a run trains and is tested on, with splits `train` and `test`, speech undecoded."""
-    if arguments.dataset_name is not None:
-        if Path(arguments.dataset_name).is_dir():
-            return load_from_disk(arguments.dataset_name)
-        return load_dataset(arguments.dataset_name)
-    return load_from_disk(str(build_pairs(arguments, teacher_name_or_path, device)))
+    """The data set a run trains on, and is tested on where it has a split `test`; speech undecoded.
+
+    Raises:
+        ValueError: it has no split `train`.
+    """
+    if arguments.dataset_name is None:
+        folder = build_pairs(arguments, teacher_name_or_path, teacher_revision, device)
+        return load_from_disk(str(folder))
+    on_disk = Path(arguments.dataset_name).is_dir()
+    loaded = (load_from_disk if on_disk else load_dataset)(arguments.dataset_name)
+    if not isinstance(loaded, DatasetDict) or "train" not in loaded:
+        raise ValueError(
+            f"{arguments.dataset_name} has no split 'train'; save it as a DatasetDict with one"
+        )
+    if "speech" in loaded["train"].column_names:
+        return loaded.cast_column("speech", FEATURES["speech"])
+    return loaded
 
 
 def build_pairs(
-    arguments: DataArguments, teacher_name_or_path: str | None, device: str = "cpu"
+    arguments: DataArguments,
+    teacher_name_or_path: str | None,
+    teacher_revision: str = "main",
+    device: str = "cpu",
 ) -> Path:
     """Build the data set unless it is there; returns its folder."""
     if teacher_name_or_path is None:
@@ -100,7 +117,7 @@ def build_pairs(
         )
     assert arguments.prompts is not None
     prompts = load_prompts(arguments.prompts)
-    teacher_identity = identify_model(teacher_name_or_path)
+    teacher_identity = identify_model(teacher_name_or_path, teacher_revision)
     settings = {
         key: value
         for key, value in vars(arguments).items()
@@ -118,6 +135,7 @@ def build_pairs(
             teacher_name_or_path,
             teacher_identity,
             arguments.answer_max_new_tokens,
+            revision=teacher_revision,
             device=device,
         )
         takes = [take for prompt, answer in zip(prompts, answers, strict=True) if answer for take in
@@ -189,11 +207,13 @@ def save_aside_then_rename(dataset: DatasetDict, folder: Path) -> Path:
     return folder
 
 
-def identify_model(name_or_path: str) -> str:
-    """`id@revision` of a Hub model, or the name of a local folder with the hash of its weights."""
+def identify_model(name_or_path: str, revision: str = "main") -> str:
+    """`id@commit` of a Hub model, or the name of a local folder with the hash of its weights."""
     folder = Path(name_or_path)
     if not folder.is_dir():
-        return f"{name_or_path}@{HfApi().model_info(name_or_path).sha}"
+        # What is in the cache counts when there is no network.
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        return f"{name_or_path}@{config._commit_hash}"
     digest = hashlib.sha256()
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:

@@ -26,13 +26,12 @@ class Prompt(TypedDict):
     channels: list[str]
 
 
-def load_prompts(name_or_path: str, split: str = "train", limit: int | None = None) -> list[Prompt]:
+def load_prompts(name_or_path: str, split: str = "train") -> list[Prompt]:
     """Read questions.
 
     Args:
         name_or_path: a local file, or the id of a `datasets` repository.
         split: which split of a repository; a file's rows may name their own in a `split` column.
-        limit: take no more than the first so many questions of each split.
 
     Raises:
         ValueError: no `question` column, or a row that cannot be asked; the message names the row.
@@ -53,7 +52,7 @@ def load_prompts(name_or_path: str, split: str = "train", limit: int | None = No
         for number, row in enumerate(table)
     ]
     check_unique(prompts)
-    return prompts if limit is None else limit_each_split(prompts, limit)
+    return prompts
 
 
 def make_prompt(
@@ -64,16 +63,23 @@ def make_prompt(
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"row {number}: its question is empty")
     channels = row.get("channels") or list(CHANNELS)
+    if isinstance(channels, str):  # a cell of a CSV file: "t2t s2t"
+        channels = channels.replace(",", " ").split()
     check_channels(channels, f"row {number}")
     return Prompt(
         source=row.get("source") or default_source,
         split=row.get("split") or default_split,
         system=row.get("system") or "",
         question=question,
-        gold_response=row.get("gold_response"),
-        reference=row.get("reference"),
+        gold_response=as_text(row.get("gold_response")),
+        reference=as_text(row.get("reference")),
         channels=channels,
     )
+
+
+def as_text(value: Any) -> str | None:
+    """An answer as text: files give 4 for "4"."""
+    return None if value is None else str(value)
 
 
 def check_channels(channels: list[str], where: str) -> None:
@@ -94,13 +100,3 @@ def check_unique(prompts: list[Prompt]) -> None:
             raise ValueError(
                 f"row {number}: the same question as row {first} ({prompt['question'][:60]!r}); drop one"
             )
-
-
-def limit_each_split(prompts: list[Prompt], limit: int) -> list[Prompt]:
-    """The first `limit` prompts of each split."""
-    splits = dict.fromkeys(prompt["split"] for prompt in prompts)
-    return [
-        prompt
-        for split in splits
-        for prompt in [prompt for prompt in prompts if prompt["split"] == split][:limit]
-    ]

@@ -26,6 +26,7 @@ def answer_prompts(
     teacher_name_or_path: str,
     teacher_identity: str,
     max_new_tokens: int = 256,
+    revision: str = "main",
     batch_size: int = 32,
     device: str = "cpu",
 ) -> list[str | None]:
@@ -48,8 +49,13 @@ def answer_prompts(
     missing = set(journal.missing(keys))
     todo = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key in missing}
     if todo:
-        tokenizer = AutoTokenizer.from_pretrained(teacher_name_or_path, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(teacher_name_or_path).to(device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(
+            teacher_name_or_path, revision=revision, padding_side="left"
+        )
+        model = AutoModelForCausalLM.from_pretrained(teacher_name_or_path, revision=revision)
+        model = model.to(device).eval()
+        # A published model's own settings (a repetition penalty, for one) would fill what we leave unset.
+        model.generation_config = GenerationConfig()
         # Questions of like length share a batch.
         order = sorted(todo, key=lambda key: len(todo[key]["question"]))
         with tqdm(total=len(order), desc="teacher answers", unit="row") as progress:

@@ -51,7 +51,16 @@ def main() -> None:
     if state.device.type == "cpu" and state.num_processes == 1:
         use_all_cores()
     with state.main_process_first():
-        pairs = load_pairs(data, model.teacher_model_name_or_path, str(state.device))
+        pairs = load_pairs(
+            data,
+            model.teacher_model_name_or_path,
+            model.teacher_model_revision,
+            str(state.device),
+        )
+    if training.eval_strategy != "no" and "test" not in pairs:
+        raise ValueError(
+            f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'"
+        )
     test = select_scorable(pairs.get("test"))
 
     trainer = load_trainer(model, training, pairs)
@@ -109,7 +118,9 @@ def score(
 ) -> dict[str, Scores] | None:
     """Scores on the held-out questions; None, with a word, where there is nothing to score by."""
     if test is None:
-        print("no scores: the data set has no `test` rows with `reference` and `teacher_response`")
+        print(
+            "no scores: the data set has no `test` rows with speech, `reference` and `teacher_response`"
+        )
         return None
     return score_student(trainer.model, trainer.family, test, data.answer_max_new_tokens)
 

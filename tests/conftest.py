@@ -108,10 +108,10 @@ def make_config(tmp_path):
 def make_trainer(student, family, teacher, pairs, make_config):
     """A trainer of the lab's student on the small data set; arguments go to the configuration."""
 
-    def make(train_dataset=None, eval_dataset=None, peft_config=None, **arguments):
+    def make(train_dataset=None, eval_dataset=None, peft_config=None, model=None, **arguments):
         config = make_config(**arguments)
         return CrossModalDistillTrainer(
-            model=student,
+            model=student if model is None else model,
             args=config,
             family=family,
             teacher=None if config.kl_weight == 0 else teacher,

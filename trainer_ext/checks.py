@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from data_builders.schema import CHANNELS
-from trainer_ext.collator import RESPONSE_COLUMN
+from data_builders.schema import CHANNELS, SPEECH_RATE_HZ
+from trainer_ext.collator import RESPONSE_COLUMN, check_length
 from trainer_ext.teachers import TeacherPrompts
 
 REQUIRED_COLUMNS = ("id", "system", "question", "channels")
@@ -19,13 +19,15 @@ def check_rows(
     teacher: TeacherPrompts | None,
     channels: list[str],
     hard_targets: str,
+    max_length: int | None = None,
 ) -> None:
     """Refuse a data set that a run could not train on; clips are not decoded here.
 
     Raises:
-        ValueError: a missing column, or a row with an empty question or response, an unknown channel, a clip of zero
-            length or longer than the student takes, or a response the two tokenizers write differently; or no row
-            at all for a channel the run trains. The message names the column or the row's id.
+        ValueError: a missing column; a row with an empty question or response, an unknown channel, a clip of zero
+            length or longer than the student takes, more than `max_length` tokens, or a response the two tokenizers
+            write differently; or no row at all for a channel the run trains. The message names the column or the
+            row's id.
     """
     response_column = RESPONSE_COLUMN[hard_targets]
     needs_speech = "s2t" in channels
@@ -56,11 +58,20 @@ def check_rows(
                 )
             if channel in trained:
                 trained[channel] += 1
+        response = family.encode_response(row[response_column])
+        if "t2t" in channels and "t2t" in row["channels"]:
+            prompt = family.encode_text_prompt(row["question"], row["system"])
+            check_length(row["id"], "t2t", len(prompt) + len(response), max_length)
         if needs_speech and "s2t" in row["channels"]:
-            check_clip(name, row["speech_seconds"], clip_bytes[number], family.max_speech_seconds)
+            seconds = row["speech_seconds"]
+            check_clip(name, seconds, clip_bytes[number], family.max_speech_seconds)
+            try:
+                prompt = family.encode_speech_prompt(round(seconds * SPEECH_RATE_HZ), row["system"])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            check_length(row["id"], "s2t", len(prompt) + len(response), max_length)
         if teacher is not None:
-            response = row[response_column]
-            teacher.check_same_response(row["id"], response, family.encode_response(response))
+            teacher.check_same_response(row["id"], row[response_column], response)
     for channel, count in trained.items():
         if count == 0:
             raise ValueError(

@@ -65,7 +65,9 @@ class PairCollator:
                     prompts.append(self.family.encode_speech_prompt(len(clips[-1]), row["system"]))
                 questions.append(question)
                 channel_of_row.append(index)
-                self._check_length(row["id"], channel, len(prompts[-1]) + len(responses[question]))
+                check_length(
+                    row["id"], channel, len(prompts[-1]) + len(responses[question]), self.max_length
+                )
         batch: dict[str, Any] = {
             **self._pad(
                 prompts,
@@ -102,10 +104,12 @@ class PairCollator:
             labels[i, start + len(prompt) : start + length] = torch.tensor(response)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
-    def _check_length(self, row_id: str, channel: str, length: int) -> None:
-        if self.max_length is not None and length > self.max_length:
-            raise ValueError(
-                f"row {row_id}: its {channel} prompt and response are {length} tokens long, more than "
-                f"max_length={self.max_length}. Raise max_length or leave the row out; cutting would go through audio "
-                "tokens or the answer."
-            )
+
+def check_length(row_id: str, channel: str, length: int, max_length: int | None) -> None:
+    """Refuse a row that is too long to be trained on whole."""
+    if max_length is not None and length > max_length:
+        raise ValueError(
+            f"row {row_id}: its {channel} prompt and response are {length} tokens long, more than "
+            f"max_length={max_length}. Raise max_length or leave the row out; cutting would go through audio "
+            "tokens or the answer."
+        )

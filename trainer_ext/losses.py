@@ -3,7 +3,7 @@
     total = sum over response tokens of  CE(label)  +  kl_weight * temperature^2 * KL(teacher || student)
 
 (paper, section 3.2; both softmaxes of the KL at `temperature`). One pass over chunks of tokens: the student's logits
-of a chunk are made once and serve CE, KL and the gradient, which is finished in the forward. At most four
+of a chunk are made once and serve CE, KL and the gradient, which is finished in the forward. At most six
 (chunk, V) buffers live at a time.
 
 N response tokens, V vocabulary rows of the student, H and H_t hidden sizes of student and teacher.
@@ -92,20 +92,22 @@ class _OnePassDistillation(torch.autograd.Function):
         head_grad = torch.zeros_like(head, dtype=precision) if ctx.needs_input_grad[1] else None
         for start in range(0, len(labels), chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
-            logits = (states[chunk] @ head.T).to(precision)  # (C, V)
+            logits = (states[chunk].to(head.dtype) @ head.T).to(precision)  # (C, V)
             ce[chunk], correct[chunk], entropy[chunk], logits_grad = _cross_entropy(
                 logits, labels[chunk]
             )
             if teacher_states is not None:
                 shared = min(len(head), len(teacher_head))
-                teacher_logits = (teacher_states[chunk] @ teacher_head[:shared].T).to(precision)
+                teacher_logits = (
+                    teacher_states[chunk].to(teacher_head.dtype) @ teacher_head[:shared].T
+                ).to(precision)
                 kl[chunk], divergence_grad = _forward_kl(
                     logits[:, :shared], teacher_logits, temperature
                 )
                 logits_grad[:, :shared].add_(divergence_grad, alpha=kl_weight * temperature**2)
-            logits_grad = logits_grad.to(states.dtype)
+            logits_grad = logits_grad.to(head.dtype)
             if states_grad is not None:
-                torch.mm(logits_grad, head, out=states_grad[chunk])
+                states_grad[chunk] = logits_grad @ head
             if head_grad is not None:
                 head_grad.addmm_(logits_grad.to(precision).T, states[chunk].to(precision))
         ctx.save_for_backward(states_grad, head_grad)
@@ -130,7 +132,8 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tens
     probs = log_probs.exp()
     ce = -log_probs.gather(1, labels[:, None]).squeeze(1)
     correct = logits.argmax(dim=-1) == labels
-    entropy = -torch.linalg.vecdot(probs, log_probs.clamp(min=torch.finfo(log_probs.dtype).min))
+    # Products and sums stay in this precision; under autocast a dot product would not.
+    entropy = -(probs * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=-1)
     grad = probs.scatter_add_(1, labels[:, None], probs.new_full((len(labels), 1), -1.0))
     return ce, correct, entropy, grad
 
@@ -142,5 +145,5 @@ def _forward_kl(
     log_probs = (logits / temperature).log_softmax(dim=-1)
     teacher_log_probs = (teacher_logits / temperature).log_softmax(dim=-1)
     teacher_probs = teacher_log_probs.exp()
-    kl = torch.linalg.vecdot(teacher_probs, teacher_log_probs - log_probs)
+    kl = (teacher_probs * (teacher_log_probs - log_probs)).sum(dim=-1)
     return kl, (log_probs.exp() - teacher_probs).div_(temperature)

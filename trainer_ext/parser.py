@@ -33,6 +33,7 @@ class RecipeParser(TrlParser):
     def parse_args_and_config(self, args: Sequence[str] | None = None, **_: Any) -> tuple[Any, ...]:
         """The dataclasses, in their order; exits with code 2 and the key's name on a bad key or value."""
         typed = list(sys.argv[1:] if args is None else args)
+        typed = [word for item in typed for word in split_config(item)]
         config = None
         if "--config" in typed:
             at = typed.index("--config")
@@ -102,6 +103,11 @@ class RecipeParser(TrlParser):
                 self.error(
                     f"{file}: {key}: {word!r} is not one of {', '.join(map(str, action.choices))}"
                 )
+
+
+def split_config(argument: str) -> list[str]:
+    """`--config=file` as the two words `--config file`."""
+    return argument.split("=", 1) if argument.startswith("--config=") else [argument]
 
 
 def describe_type(kind: Any) -> str:

@@ -76,7 +76,9 @@ class CrossModalDistillTrainer(SFTTrainer):
         prompts = None if teacher is None else teacher.prompts
         for dataset in (train_dataset, eval_dataset):
             if dataset is not None:
-                check_rows(dataset, family, prompts, args.channels, args.hard_targets)
+                check_rows(
+                    dataset, family, prompts, args.channels, args.hard_targets, args.max_length
+                )
         collator = PairCollator(
             family, prompts, tuple(args.channels), args.hard_targets, args.max_length
         )
@@ -92,7 +94,12 @@ class CrossModalDistillTrainer(SFTTrainer):
             peft_config=peft_config,
             callbacks=callbacks,
         )
-        add_distill_forward(self.model.get_base_model() if peft_config is not None else self.model)
+        adapted = isinstance(self.model, PeftModel)
+        add_distill_forward(self.model.get_base_model() if adapted else self.model)
+        for parameter in self.model.parameters():
+            # TRL casts adapters of a quantised model to bfloat16, in which Adam's small steps are rounded away.
+            if adapted and parameter.requires_grad:
+                parameter.data = parameter.data.float()
         self.family = family
         self.teacher = teacher
         if teacher is not None:

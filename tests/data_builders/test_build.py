@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from datasets import load_from_disk
+from datasets import Audio, load_from_disk
 
 import data_builders.speech
 import data_builders.targets
@@ -115,6 +115,17 @@ def test_a_bad_question_is_named_before_anything_starts(tmp_path, rows, message)
         load_prompts(str(file))
 
 
+def test_numbers_and_words_of_a_csv_file_become_what_the_columns_hold(tmp_path):
+    """An answer 4 read as an integer stopped the build after hours of synthesis; channels were read by the letter."""
+    file = tmp_path / "questions.csv"
+    file.write_text(
+        "question,reference,channels\nWhat is two plus two?,4,s2t\nAnd one plus one?,2,t2t s2t\n"
+    )
+    prompts = load_prompts(str(file))
+    assert [prompt["reference"] for prompt in prompts] == ["4", "2"]
+    assert [prompt["channels"] for prompt in prompts] == [["s2t"], ["t2t", "s2t"]]
+
+
 def test_a_missing_file_is_named(tmp_path):
     """Not a lookup of "questions.jsonl" on the Hub."""
     with pytest.raises(ValueError, match=r"there is no file .*questions\.jsonl"):
@@ -141,6 +152,32 @@ def test_a_finished_data_set_is_read_from_its_folder(data_arguments, pairs):
     folder = build_pairs(data_arguments, TEACHER)
     again = load_pairs(DataArguments(dataset_name=str(folder)), None)
     assert again["train"][0] == pairs["train"][0]
+
+
+def test_an_audio_column_is_never_decoded(pairs, tmp_path):
+    """Data sets of others decode by default, which needs torchcodec and hands out no bytes."""
+    decoding = pairs.cast_column("speech", Audio(sampling_rate=SPEECH_RATE_HZ))
+    decoding.save_to_disk(str(tmp_path / "theirs"))
+    again = load_pairs(DataArguments(dataset_name=str(tmp_path / "theirs")), None)
+    assert again["train"][0]["speech"]["bytes"] == pairs["train"][0]["speech"]["bytes"]
+
+
+def test_a_data_set_without_a_train_split_is_refused(pairs, tmp_path):
+    """A plain `Dataset` saved to disk has no splits to look in."""
+    pairs["train"].save_to_disk(str(tmp_path / "plain"))
+    with pytest.raises(ValueError, match="has no split 'train'"):
+        load_pairs(DataArguments(dataset_name=str(tmp_path / "plain")), None)
+
+
+def test_a_published_models_own_settings_do_not_shape_its_answers(data_arguments, pairs, tmp_path):
+    """Qwen2.5-Instruct ships a repetition penalty, which `generate` mixes into what one asks for."""
+    other = tmp_path / "teacher"
+    shutil.copytree(TEACHER, other)
+    settings = other / "generation_config.json"
+    settings.write_text(json.dumps({"repetition_penalty": 9.0, "do_sample": True}))
+    arguments = dataclasses.replace(data_arguments, data_dir=str(tmp_path / "data"))
+    again = load_pairs(arguments, str(other))
+    assert again["test"]["teacher_response"] == pairs["test"]["teacher_response"]
 
 
 def test_the_journal_survives_and_tells_what_is_missing(tmp_path):

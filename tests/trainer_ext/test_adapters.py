@@ -127,6 +127,7 @@ def test_qlora_trains_on_the_cpu_and_saves_its_adapter(
         trainer.model(
             input_ids=torch.tensor([family.encode_text_prompt("What is one plus one?", "")])
         )
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters() if p.requires_grad)
     trainer.train()
     assert losses(trainer)[-1] < 0.5 * losses(trainer)[0]
     trainer.save_model(str(tmp_path / "adapter"))
@@ -141,6 +142,24 @@ def test_lora_lands_on_the_language_model_alone(student, family):
     adapted = {name for name, _ in model.named_modules() if name.endswith("lora_A")}
     assert len(adapted) == 7 * family.config.text_config.num_hidden_layers
     assert all("language_model.layers" in name for name in adapted)
+
+
+def test_an_adapter_on_the_head_is_refused(make_trainer):
+    """The loss reads the head's own weight: such an adapter would be saved untrained."""
+    with pytest.raises(ValueError, match="adapter to `lm_head` is not supported"):
+        make_trainer(peft_config=LoraConfig(target_modules=["q_proj", "lm_head"]))
+
+
+def test_a_model_that_brings_its_adapter_goes_on_training_it(make_trainer, student, family):
+    """TRL's users pass a PeftModel to continue an adapter."""
+    from peft import get_peft_model
+
+    adapted = get_peft_model(student, LoraConfig(target_modules=family.lora_target_modules))
+    trainer = make_trainer(model=adapted, max_steps=1)
+    before = {name: p.clone() for name, p in adapted.named_parameters() if "lora_B" in name}
+    trainer.train()
+    after = dict(adapted.named_parameters())
+    assert all(not torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_a_quantised_student_without_lora_is_refused(lab_student):

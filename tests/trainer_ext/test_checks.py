@@ -31,6 +31,7 @@ def speech(seconds: float) -> dict:
         (speech(0.0), "zero length"),
         ({"speech": None}, "it trains s2t but has no speech"),
         (speech(31.0), "31.0 s long"),
+        (speech(0.01), "too short"),
     ],
 )
 def test_a_bad_row_is_named(make_trainer, pairs, cells, message):
@@ -115,9 +116,8 @@ def test_a_teacher_is_needed_exactly_when_the_kl_counts(
 
 def test_a_row_longer_than_max_length_is_named_and_never_cut(make_trainer, pairs):
     """Cutting goes through the audio tokens or the answer."""
-    trainer = make_trainer(max_length=20)
     with pytest.raises(ValueError, match="more than max_length=20") as caught:
-        trainer.train()
+        make_trainer(max_length=20)
     assert any(row_id in str(caught.value) for row_id in pairs["train"]["id"])
 
 

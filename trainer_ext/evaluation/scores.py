@@ -18,6 +18,7 @@ from data_builders.schema import CHANNELS
 from trainer_ext.evaluation.answers import answer_rows
 
 EVALUATORS = {"exact_answer": "trainer_ext.evaluation.scores:ExactAnswer"}
+NEEDED_COLUMNS = ("source", "reference", "teacher_response", "speech", "speech_seconds")
 ALL = "all"  # the line of a report that counts every source
 
 
@@ -70,11 +71,11 @@ class Scores:
 
 
 def select_scorable(dataset: datasets.Dataset | None) -> datasets.Dataset | None:
-    """The rows with a reference answer and the teacher's own; None when there are none."""
-    if dataset is None or not {"reference", "teacher_response"} <= set(dataset.column_names):
+    """The rows with speech, a reference answer and the teacher's own; None when there are none."""
+    if dataset is None or not set(NEEDED_COLUMNS) <= set(dataset.column_names):
         return None
-    columns = zip(dataset["reference"], dataset["teacher_response"], strict=True)
-    rows = [i for i, (reference, answer) in enumerate(columns) if reference and answer]
+    needed = dataset.select_columns(["reference", "teacher_response", "speech_seconds"])
+    rows = [i for i, row in enumerate(needed) if all(row.values())]
     return dataset.select(rows) if rows else None
 
 

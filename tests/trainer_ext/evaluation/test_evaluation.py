@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from datasets import Dataset
 from PIL import Image
 
 from trainer_ext.arguments import ModelArguments
@@ -82,11 +81,13 @@ def test_scores_are_repeatable_and_break_down_by_source(student, family, pairs):
         assert line.forgetting == line.teacher_text - line.text
 
 
-def test_rows_without_a_reference_are_not_scored():
-    """A data set of open questions has nothing to be exact about."""
-    rows = {"reference": ["two", None], "teacher_response": ["It is two.", "Hm."]}
-    assert len(select_scorable(Dataset.from_dict(rows))) == 1
-    assert select_scorable(Dataset.from_dict({"question": ["Hello?"]})) is None
+def test_rows_without_reference_or_speech_are_not_scored(pairs):
+    """A data set of open questions has nothing to be exact about, one of text nothing to be heard."""
+    test = pairs["test"]
+    for cell in ({"reference": None}, {"speech": None, "speech_seconds": None}):
+        spoiled = test.map(lambda row, i, cell=cell: cell if i == 0 else {}, with_indices=True)
+        assert len(select_scorable(spoiled)) == len(test) - 1
+    assert select_scorable(test.remove_columns("source")) is None
     assert select_scorable(None) is None
 
 
