@@ -74,9 +74,8 @@ def make_table(configs: list[str], seeds: list[int], folder: Path) -> str:
         ]
         if name == configs[0]:
             before = reports[0]["before"]["all"]
-            lines.append(
-                f"| untouched student | {' | '.join(f'{before[key]:.1f}' for key in FIGURES)} | |"
-            )
+            cells = [f"{before[key]:.1f}" for key in FIGURES]
+            lines.append(f"| untouched student | {' | '.join(cells)} |")
         cells = [describe([report["after"]["all"][key] for report in reports]) for key in FIGURES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
