@@ -2,7 +2,7 @@
 
     python tests/benchmarks/features.py
 
-On two cores of a cloud CPU: 42 times faster, median of three rounds (38 to 45), for 20 clips of 0.3 to 25 s.
+On two cores of a cloud CPU: 50 times faster, median of three rounds (41 to 56), for 20 clips of 0.3 to 25 s.
 """
 
 import statistics
