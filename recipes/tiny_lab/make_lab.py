@@ -5,7 +5,7 @@
              -> audio tower (learns to hear words: CTC over espeak-ng voices)
              -> student (Qwen2.5-Omni thinker: the teacher's weights and the tower, adapted to speech alone)
 
-    python recipes/tiny_lab/make_lab.py            # writes beside itself; 13 minutes on two cores
+    python recipes/tiny_lab/make_lab.py            # writes beside itself; about 14 minutes on two cores
 
 It scores whole answers, every token right: teacher text 100.0; student text 56.5, speech 20.7 (unheard voices). As the
 recipe scores them, by the answer's last words on held-out questions: 100.0, 70.7, 32.9. So the student has forgotten
