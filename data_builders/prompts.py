@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from datasets import load_dataset
 
-from data_builders.schema import CHANNELS, make_row_id
+from data_builders.schema import CHANNELS, check_channels, make_row_id
 
 FILE_LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -80,15 +80,6 @@ def make_prompt(
 def as_text(value: Any) -> str | None:
     """An answer as text: files give 4 for "4"."""
     return None if value is None else str(value)
-
-
-def check_channels(channels: list[str], where: str) -> None:
-    """Refuse a channel nobody knows."""
-    for channel in channels:
-        if channel not in CHANNELS:
-            raise ValueError(
-                f"{where}: unknown channel {channel!r}; a channel is one of {', '.join(CHANNELS)}"
-            )
 
 
 def check_unique(prompts: list[Prompt]) -> None:

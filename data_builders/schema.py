@@ -58,6 +58,15 @@ def make_row_id(source: str, question: str, take: int = 0) -> str:
     return hashlib.sha256(f"{source}\0{question}\0{take}".encode()).hexdigest()[:16]
 
 
+def check_channels(channels: list[str], where: str) -> None:
+    """Refuse a channel nobody knows."""
+    for channel in channels:
+        if channel not in CHANNELS:
+            raise ValueError(
+                f"{where}: unknown channel {channel!r}; a channel is one of {', '.join(CHANNELS)}"
+            )
+
+
 def encode_speech(samples: np.ndarray) -> bytes:
     """FLAC bytes of mono samples (n,) in [-1, 1] at 16 kHz; louder samples are clipped."""
     buffer = io.BytesIO()

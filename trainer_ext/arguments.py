@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from trl import ModelConfig, SFTConfig
 
-from data_builders.schema import CHANNELS
+from data_builders.schema import CHANNELS, check_channels
 from trainer_ext.collator import RESPONSE_COLUMN
 
 
@@ -60,11 +60,7 @@ class CrossModalDistillConfig(SFTConfig):
             )
         if not self.channels:
             raise ValueError("channels is empty: name 't2t', 's2t' or both")
-        for channel in self.channels:
-            if channel not in CHANNELS:
-                raise ValueError(
-                    f"channels: unknown channel {channel!r}; a channel is one of {', '.join(CHANNELS)}"
-                )
+        check_channels(self.channels, "channels")
         if self.hub_token is not None:
             raise ValueError(
                 "hub_token is refused: it would be written to disk with the run's arguments. Set the environment "

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from data_builders.schema import CHANNELS, SPEECH_RATE_HZ
+from data_builders.schema import SPEECH_RATE_HZ, check_channels
 from trainer_ext.collator import RESPONSE_COLUMN, check_length
 from trainer_ext.teachers import TeacherPrompts
 
@@ -51,11 +51,8 @@ def check_rows(
             raise ValueError(
                 f"{name}: its {response_column} is empty, but hard_targets is {hard_targets!r}"
             )
+        check_channels(row["channels"], name)
         for channel in row["channels"]:
-            if channel not in CHANNELS:
-                raise ValueError(
-                    f"{name}: unknown channel {channel!r}; a channel is one of {', '.join(CHANNELS)}"
-                )
             if channel in trained:
                 trained[channel] += 1
         response = family.encode_response(row[response_column])

@@ -69,10 +69,11 @@ class PairCollator:
                     row["id"], channel, len(prompts[-1]) + len(responses[question]), self.max_length
                 )
         batch: dict[str, Any] = {
-            **self._pad(
+            **pad_rows(
                 prompts,
                 [responses[question] for question in questions],
                 self.family.tokenizer.pad_token_id,
+                self.padding_side,
             ),
             **self.family.extract_features(clips),
             "channel": torch.tensor(channel_of_row),
@@ -83,26 +84,30 @@ class PairCollator:
             for row, response in zip(rows, responses, strict=True):
                 self.teacher.check_same_response(row["id"], row[self.response_column], response)
             asked = [self.teacher.encode_prompt(row["question"], row["system"]) for row in rows]
-            padded = self._pad(asked, responses, self.teacher.tokenizer.pad_token_id)
+            padded = pad_rows(
+                asked, responses, self.teacher.tokenizer.pad_token_id, self.padding_side
+            )
             batch |= {f"teacher_{key}": value for key, value in padded.items()}
         return batch
 
-    def _pad(
-        self, prompts: list[list[int]], responses: list[list[int]], pad_id: int
-    ) -> dict[str, torch.Tensor]:
-        width = max(
-            len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
-        )
-        input_ids = torch.full((len(prompts), width), pad_id)
-        attention_mask = torch.zeros_like(input_ids)
-        labels = torch.full_like(input_ids, IGNORED)
-        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            length = len(prompt) + len(response)
-            start = width - length if self.padding_side == "left" else 0
-            input_ids[i, start : start + length] = torch.tensor(prompt + response)
-            attention_mask[i, start : start + length] = 1
-            labels[i, start + len(prompt) : start + length] = torch.tensor(response)
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+def pad_rows(
+    prompts: list[list[int]], responses: list[list[int]], pad_id: int, padding_side: str
+) -> dict[str, torch.Tensor]:
+    """Prompts and responses as one batch: input_ids, attention_mask and labels, (rows, longest) each."""
+    width = max(
+        len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
+    )
+    input_ids = torch.full((len(prompts), width), pad_id)
+    attention_mask = torch.zeros_like(input_ids)
+    labels = torch.full_like(input_ids, IGNORED)
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        length = len(prompt) + len(response)
+        start = width - length if padding_side == "left" else 0
+        input_ids[i, start : start + length] = torch.tensor(prompt + response)
+        attention_mask[i, start : start + length] = 1
+        labels[i, start + len(prompt) : start + length] = torch.tensor(response)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
 def check_length(row_id: str, channel: str, length: int, max_length: int | None) -> None:

@@ -4,6 +4,7 @@
 type would surface hours later. Here they are put before the command line as if typed, so the command line wins.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -81,13 +82,13 @@ class RecipeParser(TrlParser):
             if isinstance(value, list) != (known[key].nargs == "+"):
                 kind = "a list" if known[key].nargs == "+" else "one value"
                 self.error(f"{file}: {key} takes {kind}, got {value!r}")
-            self._check_words(file, key, words)
+            self._check_words(file, known[key], words)
             arguments += [f"{option}={words[0]}"] if len(words) == 1 else [option, *words]
         return arguments
 
-    def _check_words(self, file: Path, key: str, words: list[str]) -> None:
+    def _check_words(self, file: Path, action: argparse.Action, words: list[str]) -> None:
         """Convert every word as argparse will, to name file and key where one does not fit."""
-        action = next(action for action in self._actions if action.dest == key)
+        key = action.dest
         for word in words:
             try:
                 value = action.type(word) if callable(action.type) else word

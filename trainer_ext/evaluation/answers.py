@@ -10,6 +10,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
 from data_builders.schema import decode_speech
+from trainer_ext.collator import pad_rows
 
 
 def answer_rows(
@@ -66,17 +67,9 @@ def encode_prompts(
         else:
             clips.append(decode_speech(row["speech"], row["id"]))
             prompts.append(family.encode_speech_prompt(len(clips[-1]), row["system"]))
-    width = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), width), family.tokenizer.pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for i, prompt in enumerate(prompts):
-        input_ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[i, width - len(prompt) :] = 1
-    return {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        **family.extract_features(clips),
-    }
+    padded = pad_rows(prompts, [[]] * len(prompts), family.tokenizer.pad_token_id, "left")
+    del padded["labels"]
+    return {**padded, **family.extract_features(clips)}
 
 
 @torch.no_grad()
