@@ -16,12 +16,29 @@
 | speech_seconds   | float32 or null       | length of `speech`                                                 |
 | channels         | list of string        | which channels the row trains: "t2t" (text), "s2t" (speech)        |
 
+Soft targets are a second table with the same ids: what a teacher thought of every response token (T of them), at most
+5 bytes a kept id and 4 a token and temperature.
+
+| column           | type                  | meaning                                                            |
+|------------------|-----------------------|--------------------------------------------------------------------|
+| id               | string                | the row's                                                          |
+| response         | string                | hash of the response's token ids                                   |
+| teacher          | string                | model @ revision                                                   |
+| tokenizer        | string                | hash of the vocabulary that the ids are from                       |
+| vocabulary_rows  | int32                 | over how many rows the softmax was taken                           |
+| k                | int32                 | kept ids a token                                                   |
+| temperatures     | list of float32       | for which the mass of the rest is known                            |
+| ids_low, ids_high| lists of uint16, uint8| T x k ids, likeliest first: id = low + 65536 * high                |
+| log_probs        | list of float16       | T x k, at temperature 1                                            |
+| log_tails        | list of float32       | T x temperatures, log of the mass of all other ids                 |
+
 Speech is kept as FLAC bytes (PCM16) inside the `Audio` column and read undecoded, with soundfile: torchcodec is
 needed neither to write nor to read it, and a truncated or damaged clip is an error instead of a shorter clip.
 """
 
 import hashlib
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -52,10 +69,46 @@ FEATURES = Features(
     }
 )
 
+SOFT_TARGET_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "response": Value("string"),
+        "teacher": Value("string"),
+        "tokenizer": Value("string"),
+        "vocabulary_rows": Value("int32"),
+        "k": Value("int32"),
+        "temperatures": List(Value("float32")),
+        "ids_low": List(Value("uint16")),
+        "ids_high": List(Value("uint8")),
+        "log_probs": List(Value("float16")),
+        "log_tails": List(Value("float32")),
+    }
+)
+
 
 def make_row_id(source: str, question: str, take: int = 0) -> str:
     """A stable id: equal questions of one source differ only by `take`, the number of the recording."""
     return hashlib.sha256(f"{source}\0{question}\0{take}".encode()).hexdigest()[:16]
+
+
+def make_messages(question: str, system: str) -> list[dict[str, str]]:
+    """A question asked in writing, as chat templates take it."""
+    return [
+        {"role": "system", "content": system or DEFAULT_SYSTEM},
+        {"role": "user", "content": question},
+    ]
+
+
+def hash_response(token_ids: list[int]) -> str:
+    """Names the tokens of a response, so that soft targets are never read beside others."""
+    return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()[:16]
+
+
+def hash_vocabulary(tokenizer: Any) -> str:
+    """Names a tokenizer by its learnt tokens; special tokens differ between a text LLM and its speech LLM."""
+    added = set(tokenizer.get_added_vocab())
+    learnt = sorted((i, token) for token, i in tokenizer.get_vocab().items() if token not in added)
+    return hashlib.sha256(json.dumps(learnt).encode()).hexdigest()[:16]
 
 
 def check_channels(channels: list[str], where: str) -> None:

@@ -17,7 +17,7 @@ from transformers import (
 
 from data_builders.journal import Journal, content_key
 from data_builders.prompts import Prompt
-from data_builders.schema import DEFAULT_SYSTEM
+from data_builders.schema import make_messages
 
 
 def answer_prompts(
@@ -80,10 +80,7 @@ def generate_greedily(
     """One batch of greedy answers; None for an answer that did not end by itself."""
     rendered = [
         tokenizer.apply_chat_template(
-            [
-                {"role": "system", "content": prompt["system"] or DEFAULT_SYSTEM},
-                {"role": "user", "content": prompt["question"]},
-            ],
+            make_messages(prompt["question"], prompt["system"]),
             add_generation_prompt=True,
             tokenize=False,
         )

@@ -1,7 +1,8 @@
 """The paper's questions asked of the tiny lab: every ablation under several seeds, one table.
 
     python recipes/ablations.py                          # five configs, three seeds: about an hour on two cores
-    python recipes/ablations.py --configs tiny tiny_full --seeds 0
+    python recipes/ablations.py --configs tiny tiny_stored tiny_self          # the kinds of teacher
+    python recipes/ablations.py --configs tiny_jsd tiny_reverse_kl --seeds 0
 
 Each run is `recipes/s2t_t2t.py` in a process of its own; a run whose report.json is there is not repeated.
 """
@@ -13,11 +14,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
 from tqdm import tqdm
 
 RECIPES = Path(__file__).parent
 CONFIGS = ("tiny", "tiny_s2t_only", "tiny_t2t_only", "tiny_gold", "tiny_no_kl")
 FIGURES = ("text", "speech", "gap", "forgetting")
+COSTS = {"peak_memory_gib": "memory, GiB", "seconds_per_step": "seconds a step"}
 
 
 def main() -> None:
@@ -44,29 +47,29 @@ def run_once(name: str, seed: int, folder: Path) -> None:
     if (folder / "report.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        str(RECIPES / "s2t_t2t.py"),
-        "--config",
-        str(RECIPES / "configs" / f"{name}.yaml"),
-    ]
+    config = RECIPES / "configs" / f"{name}.yaml"
+    scripts = ["s2t_t2t.py"]
+    if yaml.safe_load(config.read_text(encoding="utf-8")).get("teacher_kind") == "stored":
+        scripts.insert(0, "cache_teacher.py")  # does nothing when it is there
     with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        done = subprocess.run(
-            [*command, "--seed", str(seed), "--output_dir", str(folder)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    if done.returncode != 0:
-        raise SystemExit(
-            f"{name} with seed {seed} failed; its last words are in {folder / 'log.txt'}"
-        )
+        for script in scripts:
+            command = [sys.executable, str(RECIPES / script), "--config", str(config)]
+            done = subprocess.run(
+                [*command, "--seed", str(seed), "--output_dir", str(folder)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            if done.returncode != 0:
+                raise SystemExit(
+                    f"{name} with seed {seed} failed; its last words are in {folder / 'log.txt'}"
+                )
 
 
 def make_table(configs: list[str], seeds: list[int], folder: Path) -> str:
-    """Markdown: mean and spread (standard deviation) over the seeds of every config's scores, in percent."""
+    """Markdown: mean and spread (standard deviation) over the seeds of every config's scores, in percent, and costs."""
     lines = [
-        f"| exact answers, percent ({len(seeds)} seeds) | {' | '.join(FIGURES)} |",
-        "|---|" + "---|" * len(FIGURES),
+        f"| exact answers, percent ({len(seeds)} seeds) | {' | '.join((*FIGURES, *COSTS.values()))} |",
+        "|---|" + "---|" * (len(FIGURES) + len(COSTS)),
     ]
     for name in configs:
         reports = [
@@ -75,8 +78,9 @@ def make_table(configs: list[str], seeds: list[int], folder: Path) -> str:
         if name == configs[0]:
             before = reports[0]["before"]["all"]
             cells = [f"{before[key]:.1f}" for key in FIGURES]
-            lines.append(f"| untouched student | {' | '.join(cells)} |")
+            lines.append(f"| untouched student | {' | '.join(cells)} |{' |' * len(COSTS)}")
         cells = [describe([report["after"]["all"][key] for report in reports]) for key in FIGURES]
+        cells += [f"{statistics.mean(report[key] for report in reports):.3g}" for key in COSTS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -25,7 +25,8 @@ import yaml
 from accelerate import PartialState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from data_builders.build import DataArguments, load_pairs
+from data_builders.build import DataArguments, identify_model, load_pairs
+from data_builders.soft_targets import SoftTargetArguments
 from trainer_ext.adapters import load_peft_config, load_student
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.card import write_card
@@ -35,7 +36,7 @@ from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import ChannelProgressCallback
 from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers import LiveTeacher, TeacherPrompts
+from trainer_ext.teachers.loading import load_teacher
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
@@ -43,8 +44,10 @@ TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
 
 def main() -> None:
     started = time.monotonic()
-    parser = RecipeParser((ModelArguments, DataArguments, CrossModalDistillConfig), TINY_LAB)
-    model, data, training = parser.parse_args_and_config()
+    parser = RecipeParser(
+        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig), TINY_LAB
+    )
+    model, data, soft, training = parser.parse_args_and_config()
     keep_libraries_quiet()
 
     state = PartialState()
@@ -63,7 +66,7 @@ def main() -> None:
         )
     test = select_scorable(pairs.get("test"))
 
-    trainer = load_trainer(model, training, pairs)
+    trainer = load_trainer(model, soft, training, pairs)
     before = score(trainer, test, data)
     trainer.train(resume_from_checkpoint=read_resume(training.resume_from_checkpoint))
     after = score(trainer, test, data)
@@ -83,20 +86,20 @@ def main() -> None:
 
 
 def load_trainer(
-    model: ModelArguments, training: CrossModalDistillConfig, pairs: datasets.DatasetDict
+    model: ModelArguments,
+    soft: SoftTargetArguments,
+    training: CrossModalDistillConfig,
+    pairs: datasets.DatasetDict,
 ) -> CrossModalDistillTrainer:
-    """Student, teacher and trainer; the teacher is loaded only where the loss asks for it."""
+    """Teacher, student and trainer; the teacher comes first, since what is stored may not fit the run."""
     assert model.model_name_or_path is not None
     family = load_student_family(model.model_name_or_path, model.model_revision)
-    teacher = None
-    if training.kl_weight > 0:
-        if model.teacher_model_name_or_path is None:
-            raise ValueError(
-                "kl_weight is above 0, so teacher_model_name_or_path must name the text LLM to learn from"
-            )
-        source, revision = model.teacher_model_name_or_path, model.teacher_model_revision
-        prompts = TeacherPrompts.from_pretrained(source, revision)
-        teacher = LiveTeacher.from_pretrained(source, prompts, revision=revision, dtype=model.dtype)
+    identity = None
+    if training.teacher_kind == "stored" and model.teacher_model_name_or_path is not None:
+        identity = identify_model(model.teacher_model_name_or_path, model.teacher_model_revision)
+    teacher = load_teacher(
+        model, training, family, soft.soft_targets, soft.soft_targets_k, identity
+    )
     trainer = CrossModalDistillTrainer(
         model=load_student(model, family),
         args=training,
@@ -138,12 +141,21 @@ def show_run(
     facts = {
         "seconds": round(seconds, 1),
         "steps": trainer.state.global_step,
+        "seconds_per_step": round(read_seconds_per_step(trainer), 4),
         "seed": trainer.args.seed,
         "cpu_threads": torch.get_num_threads(),
         "device": str(trainer.args.device),
         "peak_memory_gib": round(measure_peak_memory(trainer.args.device) / 2**30, 2),
     }
     return write_report(folder / "report.json", before, after, facts)
+
+
+def read_seconds_per_step(trainer: CrossModalDistillTrainer) -> float:
+    """Of this process's training, saves and logs included."""
+    runtimes = [
+        entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry
+    ]
+    return runtimes[-1] / max(trainer.state.global_step, 1) if runtimes else 0.0
 
 
 def measure_peak_memory(device: torch.device) -> int:

@@ -11,12 +11,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import datasets
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from data_builders.build import DataArguments, load_pairs
+from data_builders.build import DataArguments, identify_model, load_pairs
+from data_builders.soft_targets import (
+    ModelScorer,
+    cache_soft_targets,
+    load_tokenizer,
+    make_settings,
+    read_rows,
+)
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers import LiveTeacher, TeacherPrompts
+from trainer_ext.teachers.itself import SelfTeacher
+from trainer_ext.teachers.model import ModelTeacher
+from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 ROOT = Path(__file__).parent.parent
@@ -74,9 +82,52 @@ def student(pristine_student):
 
 
 @pytest.fixture(scope="session")
-def teacher() -> LiveTeacher:
-    model = AutoModelForCausalLM.from_pretrained(TEACHER, dtype=torch.float32)
-    return LiveTeacher(model, TeacherPrompts.from_pretrained(TEACHER))
+def teacher() -> ModelTeacher:
+    return ModelTeacher.from_pretrained(TEACHER, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def soft_targets(pairs, family, tmp_path_factory) -> Path:
+    """What the lab's teacher thinks of the small data set, 64 ids a token."""
+    folder = tmp_path_factory.mktemp("soft") / "table"
+    make_soft_targets(folder, pairs, family.vocabulary_rows)
+    return folder
+
+
+def make_soft_targets(folder, pairs, vocabulary_rows, k=64, temperatures=(1.0, 2.0)) -> dict:
+    tokenizer = load_tokenizer(TEACHER, "main")
+    settings = make_settings(
+        identify_model(TEACHER), tokenizer, vocabulary_rows, k, list(temperatures)
+    )
+    rows = datasets.concatenate_datasets(list(pairs.values()))
+    return cache_soft_targets(
+        read_rows(rows, "teacher_response", tokenizer),
+        folder,
+        settings,
+        lambda: ModelScorer(
+            TEACHER, "main", "float32", "cpu", vocabulary_rows, k, settings["temperatures"]
+        ),
+        batch_size=16,
+    )
+
+
+@pytest.fixture
+def make_teacher(teacher, family, soft_targets):
+    """A teacher of any kind for the lab's student."""
+
+    def make(kind: str, temperature: float = 2.0, k: int = 64):
+        if kind == "model":
+            return teacher
+        if kind == "self":
+            return SelfTeacher(family)
+        if kind == "stored":
+            table = SoftTargets.from_pretrained(
+                str(soft_targets), family=family, temperature=temperature, k=k
+            )
+            return StoredTeacher(table)
+        return None
+
+    return make
 
 
 @pytest.fixture
@@ -105,7 +156,7 @@ def make_config(tmp_path):
 
 
 @pytest.fixture
-def make_trainer(student, family, teacher, pairs, make_config):
+def make_trainer(student, family, make_teacher, pairs, make_config):
     """A trainer of the lab's student on the small data set; arguments go to the configuration."""
 
     def make(train_dataset=None, eval_dataset=None, peft_config=None, model=None, **arguments):
@@ -114,7 +165,7 @@ def make_trainer(student, family, teacher, pairs, make_config):
             model=student if model is None else model,
             args=config,
             family=family,
-            teacher=None if config.kl_weight == 0 else teacher,
+            teacher=make_teacher(config.teacher_kind, config.temperature),
             train_dataset=pairs["train"] if train_dataset is None else train_dataset,
             eval_dataset=eval_dataset,
             peft_config=peft_config,

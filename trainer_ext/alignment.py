@@ -11,6 +11,25 @@ from torch import Tensor
 IGNORED = -100  # label of a token that the loss does not score
 
 
+def pad_rows(
+    prompts: list[list[int]], responses: list[list[int]], pad_id: int, padding_side: str
+) -> dict[str, Tensor]:
+    """Prompts and responses as one batch: input_ids, attention_mask and labels, (rows, longest) each."""
+    width = max(
+        len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
+    )
+    input_ids = torch.full((len(prompts), width), pad_id)
+    attention_mask = torch.zeros_like(input_ids)
+    labels = torch.full_like(input_ids, IGNORED)
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        length = len(prompt) + len(response)
+        start = width - length if padding_side == "left" else 0
+        input_ids[i, start : start + length] = torch.tensor(prompt + response)
+        attention_mask[i, start : start + length] = 1
+        labels[i, start + len(prompt) : start + length] = torch.tensor(response)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
 def response_mask(labels: Tensor) -> Tensor:
     """(B, T-1) bool: position t predicts a scored token at t+1."""
     return labels[:, 1:] != IGNORED
@@ -31,16 +50,15 @@ def response_rows(labels: Tensor) -> Tensor:
     return response_mask(labels).nonzero()[:, 0]
 
 
-def pair_with_teacher(labels: Tensor, teacher_labels: Tensor, question_of_row: Tensor) -> Tensor:
-    """For each of the student's response tokens, the same token among the teacher's: (N,) indices.
+def pair_with_teacher(labels: Tensor, response_lengths: Tensor, question_of_row: Tensor) -> Tensor:
+    """For each of the student's N response tokens, the same token among the teacher's M: (N,) indices.
 
     Args:
         labels: (B, T), the student's, one row per question and channel.
-        teacher_labels: (Q, T'), the teacher's, one row per question.
+        response_lengths: (Q,), response tokens of every question; the teacher's are laid out question by question.
         question_of_row: (B,), which question each student row asks.
     """
-    lengths = response_mask(teacher_labels).sum(dim=1)  # (Q,)
-    starts = lengths.cumsum(dim=0) - lengths
+    starts = response_lengths.cumsum(dim=0) - response_lengths
     row_lengths = response_mask(labels).sum(dim=1)  # (B,)
     row_starts = row_lengths.cumsum(dim=0) - row_lengths
     rows = response_rows(labels)

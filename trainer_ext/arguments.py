@@ -6,6 +6,8 @@ from trl import ModelConfig, SFTConfig
 
 from data_builders.schema import CHANNELS, check_channels
 from trainer_ext.collator import RESPONSE_COLUMN
+from trainer_ext.divergences import DIVERGENCES
+from trainer_ext.teachers.kinds import NO_TEACHER, TEACHER_KINDS
 
 
 @dataclass
@@ -15,14 +17,29 @@ class CrossModalDistillConfig(SFTConfig):
     Values are the paper's (section 4.1) where it states them; it does not state batch size, optimizer or lengths.
     """
 
+    teacher_kind: str = field(
+        default="model",
+        metadata={
+            "help": "Whom to learn from: 'model' (a text LLM in memory), 'self' (the student, adapters off), 'stored' "
+            "(soft targets made by recipes/cache_teacher.py) or 'none' (CE on hard targets alone)."
+        },
+    )
     temperature: float = field(
-        default=2.0, metadata={"help": "tau: both softmaxes of the KL are taken at it."}
+        default=2.0, metadata={"help": "tau: both softmaxes of the divergence are taken at it."}
     )
     kl_weight: float = field(
         default=0.5,
         metadata={
-            "help": "lambda: weight of temperature^2 * KL beside the CE; 0 loads no teacher."
+            "help": "lambda: weight of temperature^2 * divergence beside the CE; unused without a teacher."
         },
+    )
+    divergence: str = field(
+        default="forward_kl",
+        metadata={"help": f"Student from teacher: {', '.join(DIVERGENCES)} (paper: forward_kl)."},
+    )
+    beta: float = field(
+        default=0.5,
+        metadata={"help": "The teacher's share of the mixture in 'jsd', between 0 and 1."},
     )
     hard_targets: str = field(
         default="teacher",
@@ -52,8 +69,23 @@ class CrossModalDistillConfig(SFTConfig):
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if not self.kl_weight >= 0:
-            raise ValueError(f"kl_weight must be 0 or more, got {self.kl_weight}")
+        if self.teacher_kind not in TEACHER_KINDS:
+            raise ValueError(
+                f"teacher_kind must be one of {', '.join(TEACHER_KINDS)}, got {self.teacher_kind!r}"
+            )
+        if not self.kl_weight > 0 and self.teacher_kind != NO_TEACHER:
+            raise ValueError(
+                f"kl_weight must be above 0, got {self.kl_weight}; to train on hard targets alone set "
+                "teacher_kind: none"
+            )
+        if self.divergence not in DIVERGENCES:
+            raise ValueError(
+                f"divergence must be one of {', '.join(DIVERGENCES)}, got {self.divergence!r}"
+            )
+        if not 0 < self.beta < 1:
+            raise ValueError(
+                f"beta must be between 0 and 1, got {self.beta}; its ends are forward_kl and reverse_kl"
+            )
         if self.hard_targets not in RESPONSE_COLUMN:
             raise ValueError(
                 f"hard_targets must be one of {', '.join(RESPONSE_COLUMN)}, got {self.hard_targets!r}"
@@ -95,6 +127,21 @@ class ModelArguments(ModelConfig):
     )
     teacher_model_revision: str = field(
         default="main", metadata={"help": "Branch, tag or commit of the teacher."}
+    )
+
+    teacher_dtype: str | None = field(
+        default=None,
+        metadata={"help": "Precision of the teacher in memory; unset, the student's `dtype`."},
+    )
+    teacher_load_in_4bit: bool = field(
+        default=False, metadata={"help": "Load the teacher in 4-bit NF4 (bitsandbytes)."}
+    )
+    teacher_device_map: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the teacher lives: unset, beside the student; a device ('cuda:1', 'cpu'); 'auto', spread "
+            "over what is free; 'offload', in the host's memory, each layer visiting the student's device."
+        },
     )
 
     def __post_init__(self) -> None:

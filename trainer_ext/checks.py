@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from data_builders.schema import SPEECH_RATE_HZ, check_channels
 from trainer_ext.collator import RESPONSE_COLUMN, check_length
-from trainer_ext.teachers import TeacherPrompts
+from trainer_ext.teachers.kinds import Reader
 
 REQUIRED_COLUMNS = ("id", "system", "question", "channels")
 
@@ -16,7 +16,7 @@ REQUIRED_COLUMNS = ("id", "system", "question", "channels")
 def check_rows(
     dataset: Dataset,
     family: Any,
-    teacher: TeacherPrompts | None,
+    teacher: Reader | None,
     channels: list[str],
     hard_targets: str,
     max_length: int | None = None,
@@ -25,8 +25,8 @@ def check_rows(
 
     Raises:
         ValueError: a missing column; a row with an empty question or response, an unknown channel, a clip of zero
-            length or longer than the student takes, more than `max_length` tokens, or a response the two tokenizers
-            write differently; or no row at all for a channel the run trains. The message names the column or the
+            length or longer than the student takes, more than `max_length` tokens, or a response that the teacher
+            cannot be compared on; or no row at all for a channel the run trains. The message names the column or the
             row's id.
     """
     response_column = RESPONSE_COLUMN[hard_targets]
@@ -68,7 +68,7 @@ def check_rows(
                 raise ValueError(f"{name}: {error}") from error
             check_length(row["id"], "s2t", len(prompt) + len(response), max_length)
         if teacher is not None:
-            teacher.check_same_response(row["id"], row[response_column], response)
+            teacher.check_row(row["id"], row[response_column], response)
     for channel, count in trained.items():
         if count == 0:
             raise ValueError(

@@ -1,12 +1,13 @@
-"""Questions in, one batch of pairs out: a student row per question and channel, a teacher row per question.
+"""Questions in, one batch of pairs out: a student row per question and channel, what the teacher needs per question.
 
 Student rows come channel by channel: all text rows, then all speech rows. Keys are the student's own input names,
 `labels`, and
 
-    channel            (B,)    index into CHANNELS
-    question_of_row    (B,)    which question a student row asks
-    teacher_input_ids, teacher_attention_mask, teacher_labels    (Q, T'), absent without a teacher
-    row_ids            Q strings, for naming a bad row
+    channel             (B,)    index into CHANNELS
+    question_of_row     (B,)    which question a student row asks
+    response_lengths    (Q,)    response tokens of every question
+    row_ids             Q strings, for naming a bad row
+    teacher_*           what the teacher's reader encodes; absent without a teacher
 """
 
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 
 from data_builders.schema import CHANNELS, decode_speech
-from trainer_ext.alignment import IGNORED
-from trainer_ext.teachers import TeacherPrompts
+from trainer_ext.alignment import pad_rows
+from trainer_ext.teachers.kinds import Reader
 
 RESPONSE_COLUMN = {"teacher": "teacher_response", "gold": "gold_response"}
 
@@ -25,7 +26,7 @@ class PairCollator:
 
     Args:
         family: the student's family.
-        teacher: how the teacher is asked; None where no teacher is used.
+        teacher: what the teacher reads; None where there is none.
         channels: which channels this run trains; a row trains those that it names too.
         hard_targets: "teacher" or "gold".
         max_length: longest student row in tokens; a longer one is an error, never cut.
@@ -35,7 +36,7 @@ class PairCollator:
     def __init__(
         self,
         family: Any,
-        teacher: TeacherPrompts | None,
+        teacher: Reader | None,
         channels: tuple[str, ...] = CHANNELS,
         hard_targets: str = "teacher",
         max_length: int | None = None,
@@ -78,36 +79,12 @@ class PairCollator:
             **self.family.extract_features(clips),
             "channel": torch.tensor(channel_of_row),
             "question_of_row": torch.tensor(questions),
+            "response_lengths": torch.tensor([len(response) for response in responses]),
             "row_ids": [row["id"] for row in rows],
         }
         if self.teacher is not None:
-            for row, response in zip(rows, responses, strict=True):
-                self.teacher.check_same_response(row["id"], row[self.response_column], response)
-            asked = [self.teacher.encode_prompt(row["question"], row["system"]) for row in rows]
-            padded = pad_rows(
-                asked, responses, self.teacher.tokenizer.pad_token_id, self.padding_side
-            )
-            batch |= {f"teacher_{key}": value for key, value in padded.items()}
+            batch |= self.teacher.encode(rows, responses, self.padding_side)
         return batch
-
-
-def pad_rows(
-    prompts: list[list[int]], responses: list[list[int]], pad_id: int, padding_side: str
-) -> dict[str, torch.Tensor]:
-    """Prompts and responses as one batch: input_ids, attention_mask and labels, (rows, longest) each."""
-    width = max(
-        len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
-    )
-    input_ids = torch.full((len(prompts), width), pad_id)
-    attention_mask = torch.zeros_like(input_ids)
-    labels = torch.full_like(input_ids, IGNORED)
-    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        length = len(prompt) + len(response)
-        start = width - length if padding_side == "left" else 0
-        input_ids[i, start : start + length] = torch.tensor(prompt + response)
-        attention_mask[i, start : start + length] = 1
-        labels[i, start + len(prompt) : start + length] = torch.tensor(response)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
 def check_length(row_id: str, channel: str, length: int, max_length: int | None) -> None:

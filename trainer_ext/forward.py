@@ -1,4 +1,4 @@
-"""The loss inside the model's own forward, so that whatever wraps the model (DDP, PEFT, mixed precision) sees the head.
+"""The loss inside the model's own forward, so that whatever wraps the model (DDP, FSDP2, ZeRO-3, PEFT) sees the head.
 
 `model(**inputs, distill=DistillRequest(...))` returns a `DistillOutput` instead of logits; every other call is the
 model's own forward. The idea is TRL's fused head (trl/trainer/utils.py, `add_fused_lm_head`).
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
+from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from trainer_ext.alignment import gather_response_labels, gather_response_states
-from trainer_ext.losses import TeacherSignal, distillation_loss
+from trainer_ext.losses import Objective, TeacherSignal, distillation_loss
 
 
 @dataclass
@@ -21,9 +23,15 @@ class DistillRequest:
     """What one forward is asked to score."""
 
     labels: Tensor  # (B, T)
-    teacher: TeacherSignal | None  # for the N response tokens of `labels`, in row order
-    kl_weight: float
-    temperature: float
+    teacher: TeacherSignal | None  # its `rows` in the order of the N response tokens of `labels`
+    objective: Objective
+
+
+@dataclass
+class StatesRequest:
+    """What one forward is asked to remember: the states that predict the response tokens."""
+
+    labels: Tensor  # (B, T)
 
 
 @dataclass
@@ -37,23 +45,47 @@ class DistillOutput(ModelOutput):
     entropy: Tensor = None  # type: ignore[assignment]  # (N,)
 
 
+@dataclass
+class StatesOutput(ModelOutput):
+    """The answer to a `StatesRequest`."""
+
+    states: Tensor = None  # type: ignore[assignment]  # (N, H)
+
+
 def add_distill_forward(model: PreTrainedModel) -> None:
-    """Teach `model.forward` the argument `distill`; `model` is the base model, not its PEFT wrapper."""
+    """Teach `model.forward` the argument `distill`; `model` is the base model, not its PEFT wrapper.
+
+    The head is read as a weight: adapters of its own would stay untrained, and TRL's trainer refuses them.
+    """
     original_forward = model.forward
 
     @functools.wraps(type(model).forward)
-    def forward(*args: Any, distill: DistillRequest | None = None, **kwargs: Any) -> Any:
+    def forward(
+        *args: Any, distill: DistillRequest | StatesRequest | None = None, **kwargs: Any
+    ) -> Any:
         if distill is None:
             return original_forward(*args, **kwargs)
         hidden = model.base_model(*args, **kwargs, use_cache=False).last_hidden_state  # (B, T, H)
-        parts = distillation_loss(
-            gather_response_states(hidden, distill.labels),
-            model.get_output_embeddings().weight,
-            gather_response_labels(distill.labels),
-            distill.teacher,
-            kl_weight=distill.kl_weight,
-            temperature=distill.temperature,
-        )
+        states = gather_response_states(hidden, distill.labels)
+        if isinstance(distill, StatesRequest):
+            return StatesOutput(states=states)
+        head = model.get_output_embeddings().weight  # looked up here: FSDP and PEFT replace it
+        with maybe_gather_lm_head_ctx(head):
+            parts = distillation_loss(
+                states,
+                gather_head(head) if isinstance(head, DTensor) else head,
+                gather_response_labels(distill.labels),
+                distill.teacher,
+                distill.objective,
+            )
         return DistillOutput(**vars(parts))
 
     model.forward = forward
+
+
+def gather_head(head: DTensor) -> Tensor:
+    """All of a head that FSDP2 sharded on its own; its gradient is averaged over the processes, as FSDP's are.
+
+    Left to its default, the gradient would be taken for equal on all processes, and each would keep its own tokens'.
+    """
+    return head.full_tensor(grad_placements=[Partial("avg")] * head.device_mesh.ndim)

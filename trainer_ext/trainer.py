@@ -18,13 +18,14 @@ from transformers.utils import logging
 from trl import SFTTrainer
 
 from data_builders.schema import CHANNELS
-from trainer_ext.alignment import response_rows
+from trainer_ext.alignment import pair_with_teacher, response_rows
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.checkpoints import find_damage, find_last_whole, write_manifest
 from trainer_ext.checks import check_rows
 from trainer_ext.collator import PairCollator
 from trainer_ext.forward import DistillOutput, DistillRequest, add_distill_forward
-from trainer_ext.teachers import LiveTeacher
+from trainer_ext.losses import Objective
+from trainer_ext.teachers.kinds import NO_TEACHER, Teacher
 
 logger = logging.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class CrossModalDistillTrainer(SFTTrainer):
         model: the student, loaded by its family.
         args: the configuration.
         family: the student's family (`trainer_ext.load_student_family`).
-        teacher: the frozen text LLM; None trains on hard targets alone (`kl_weight` 0).
+        teacher: whom to learn from, of the kind that `args.teacher_kind` names; None for "none".
         train_dataset: rows of the data contract (data_builders/schema.py), speech undecoded.
         eval_dataset: rows like them; the loss on them is logged with the prefix `eval_`.
         peft_config: the adapter to train; None trains the model itself, frozen modules apart.
@@ -61,26 +62,26 @@ class CrossModalDistillTrainer(SFTTrainer):
         model: PreTrainedModel,
         args: CrossModalDistillConfig,
         family: Any,
-        teacher: LiveTeacher | None,
+        teacher: Teacher | None,
         train_dataset: Dataset,
         eval_dataset: Dataset | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        if (teacher is None) != (args.kl_weight == 0):
+        given = NO_TEACHER if teacher is None else teacher.kind
+        if given != args.teacher_kind:
             raise ValueError(
-                f"kl_weight is {args.kl_weight}, but "
-                f"{'there is no teacher' if teacher is None else 'a teacher is given'}: "
-                "a teacher is needed exactly when kl_weight is above 0"
+                f"teacher_kind is {args.teacher_kind!r}, but the teacher given is {given!r}: give the trainer a "
+                "teacher of that kind, or change teacher_kind"
             )
-        prompts = None if teacher is None else teacher.prompts
+        reader = None if teacher is None else teacher.reader
         for dataset in (train_dataset, eval_dataset):
             if dataset is not None:
                 check_rows(
-                    dataset, family, prompts, args.channels, args.hard_targets, args.max_length
+                    dataset, family, reader, args.channels, args.hard_targets, args.max_length
                 )
         collator = PairCollator(
-            family, prompts, tuple(args.channels), args.hard_targets, args.max_length
+            family, reader, tuple(args.channels), args.hard_targets, args.max_length
         )
         super().__init__(
             model=model,
@@ -102,8 +103,9 @@ class CrossModalDistillTrainer(SFTTrainer):
                 parameter.data = parameter.data.float()
         self.family = family
         self.teacher = teacher
+        self.objective = Objective(args.kl_weight, args.temperature, args.divergence, args.beta)
         if teacher is not None:
-            teacher.model.to(self.accelerator.device)
+            teacher.attach(self.model, self.accelerator.device)
         self._sums = {mode: self._empty_sums() for mode in ("train", "eval")}
 
     def compute_loss(
@@ -113,30 +115,22 @@ class CrossModalDistillTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mean over the response tokens of the global batch of CE + kl_weight * temperature^2 * KL.
+        """Mean over the response tokens of the global batch of CE + kl_weight * temperature^2 * divergence.
 
         `num_items_in_batch` counts the tokens of all accumulation steps and processes, so the sum over this batch's
         tokens is divided by it, and multiplied by the number of processes because DDP averages their gradients.
         """
         batch = dict(inputs)
-        row_ids, channel, question_of_row = (
-            batch.pop(key) for key in ("row_ids", "channel", "question_of_row")
+        row_ids, channel, question_of_row, response_lengths = (
+            batch.pop(key) for key in ("row_ids", "channel", "question_of_row", "response_lengths")
         )
         asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
         labels = batch.pop("labels")
         signal = None
         if self.teacher is not None:
-            signal = self.teacher.signal(
-                asked["teacher_input_ids"],
-                asked["teacher_attention_mask"],
-                asked["teacher_labels"],
-                labels,
-                question_of_row,
-            )
-        parts = model(
-            **batch,
-            distill=DistillRequest(labels, signal, self.args.kl_weight, self.args.temperature),
-        )
+            paired = pair_with_teacher(labels, response_lengths, question_of_row)
+            signal = self.teacher.signal(asked, paired)
+        parts = model(**batch, distill=DistillRequest(labels, signal, self.objective))
         rows = response_rows(labels)  # (N,)
         if not torch.isfinite(parts.total):
             raise FloatingPointError(

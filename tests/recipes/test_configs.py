@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from data_builders.build import DataArguments
+from data_builders.soft_targets import SoftTargetArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.parser import RecipeParser
 
@@ -17,9 +18,14 @@ CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
 def test_a_config_parses_and_finds_its_files(file, monkeypatch):
     """A recipe that nobody ran since a rename."""
     monkeypatch.chdir(ROOT)
-    parser = RecipeParser((ModelArguments, DataArguments, CrossModalDistillConfig))
-    model, data, training = parser.parse_args_and_config(["--config", str(file)])
+    parser = RecipeParser(
+        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig)
+    )
+    model, data, soft, training = parser.parse_args_and_config(["--config", str(file)])
     assert training.output_dir == f"outputs/{file.stem}"
+    if training.teacher_kind == "stored":
+        assert training.temperature in soft.soft_targets_temperatures
+        assert f"recipes/cache_teacher.py --config {file.relative_to(ROOT)}" in file.read_text()
     for path in (model.model_name_or_path, model.teacher_model_name_or_path, data.prompts):
         assert path is None or not path.startswith("recipes/") or Path(path).exists()
     assert f"--config {file.relative_to(ROOT)}" in file.read_text() or file.stem == "tiny"
@@ -34,7 +40,11 @@ def test_an_ablation_differs_from_the_default_in_what_it_studies(file):
         "tiny_s2t_only": {"channels"},
         "tiny_t2t_only": {"channels"},
         "tiny_gold": {"hard_targets"},
-        "tiny_no_kl": {"kl_weight"},
+        "tiny_no_kl": {"teacher_kind"},
+        "tiny_self": {"teacher_kind"},
+        "tiny_stored": {"teacher_kind", "soft_targets", "soft_targets_k"},
+        "tiny_reverse_kl": {"divergence"},
+        "tiny_jsd": {"divergence", "beta"},
         "tiny_qlora": {"load_in_4bit", "bnb_4bit_quant_type"},
         "tiny_full": {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "learning_rate"},
     }[file.stem]

@@ -42,7 +42,8 @@ def test_every_response_token_meets_itself_in_the_teacher(data):
         [[IGNORED] * data.draw(prompt_length) + response for response in responses],
         data.draw(st.booleans()),
     )
-    where = pair_with_teacher(labels, teacher_labels, torch.tensor(asked))
+    lengths = torch.tensor([len(response) for response in responses])
+    where = pair_with_teacher(labels, lengths, torch.tensor(asked))
     ours = gather_response_labels(labels)
     assert torch.equal(gather_response_labels(teacher_labels)[where], ours)
     rows = response_rows(labels)

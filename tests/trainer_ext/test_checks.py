@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from data_builders.schema import encode_speech
 from trainer_ext.arguments import CrossModalDistillConfig
-from trainer_ext.teachers import TeacherPrompts
+from trainer_ext.teachers.written import WrittenQuestions
 
 
 def spoil(dataset, number: int, **cells):
@@ -67,14 +67,14 @@ def test_tokenizers_that_disagree_on_a_used_token_are_refused(
     make_trainer, teacher, pairs, monkeypatch
 ):
     """The KL would pull the student's token towards another word's probability."""
-    tokenizer = teacher.prompts.tokenizer
+    tokenizer = teacher.reader.tokenizer
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.add_tokens([pairs["train"][2]["teacher_response"].split()[-1]])
     other = type(tokenizer)(
         tokenizer_object=backend, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token
     )
     other.chat_template = tokenizer.chat_template
-    monkeypatch.setattr(teacher, "prompts", TeacherPrompts(other))
+    monkeypatch.setattr(teacher, "reader", WrittenQuestions(other))
     with pytest.raises(ValueError, match="tokenizers disagree on response token") as caught:
         make_trainer()
     assert any(row_id in str(caught.value) for row_id in pairs["train"]["id"])
@@ -84,7 +84,11 @@ def test_tokenizers_that_disagree_on_a_used_token_are_refused(
     ("arguments", "message"),
     [
         ({"temperature": -1.0}, "temperature must be above 0"),
-        ({"kl_weight": -0.1}, "kl_weight must be 0 or more"),
+        ({"kl_weight": -0.1}, "kl_weight must be above 0"),
+        ({"kl_weight": 0.0}, "set teacher_kind: none"),
+        ({"teacher_kind": "live"}, "teacher_kind must be one of model, self, stored, none"),
+        ({"divergence": "kl"}, "divergence must be one of forward_kl"),
+        ({"divergence": "jsd", "beta": 1.0}, "beta must be between 0 and 1"),
         ({"channels": ["t2t", "speech"]}, "unknown channel 'speech'"),
         ({"channels": []}, "channels is empty"),
         ({"hard_targets": "silver"}, "hard_targets must be one of"),
@@ -104,14 +108,17 @@ def test_a_bad_argument_is_refused_by_name(tmp_path, arguments, message):
     assert "hf_secret" not in str(caught.value)
 
 
-def test_a_teacher_is_needed_exactly_when_the_kl_counts(
-    make_trainer, make_config, student, family, pairs
+def test_the_trainer_gets_the_kind_of_teacher_its_arguments_name(
+    make_config, student, family, teacher, pairs
 ):
-    """A kl_weight of 0 with a teacher wastes half the GPU; above 0 without one trains something else."""
+    """A forgotten teacher would train something else without a word; a needless one wastes half the GPU."""
     from trainer_ext.trainer import CrossModalDistillTrainer
 
-    with pytest.raises(ValueError, match="there is no teacher"):
-        CrossModalDistillTrainer(student, make_config(), family, None, pairs["train"])
+    for given, kind in ((None, "model"), (teacher, "none"), (teacher, "stored")):
+        with pytest.raises(ValueError, match=f"teacher_kind is '{kind}', but the teacher given"):
+            CrossModalDistillTrainer(
+                student, make_config(teacher_kind=kind), family, given, pairs["train"]
+            )
 
 
 def test_a_row_longer_than_max_length_is_named_and_never_cut(make_trainer, pairs):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 
 from trainer_ext.alignment import IGNORED
@@ -37,10 +38,16 @@ def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -
     return float(apart / torch.stack([ours[name].norm() for name in ours]).norm())
 
 
-@pytest.fixture
-def trainer(make_trainer, pairs):
+@pytest.fixture(params=["model", "self", "stored"])
+def trainer(request, make_trainer, family, pairs):
     """A trainer whose model is the same at every call, over rows with uneven numbers of t2t and s2t."""
-    return make_trainer(train_dataset=uneven(pairs["train"]))
+    # Adapters that do something from the start: else a student that is its own teacher has nothing to learn from it.
+    adapters = LoraConfig(target_modules=family.lora_target_modules, init_lora_weights=False)
+    return make_trainer(
+        train_dataset=uneven(pairs["train"]),
+        teacher_kind=request.param,
+        peft_config=adapters if request.param == "self" else None,
+    )
 
 
 def uneven(rows):
@@ -95,16 +102,29 @@ def test_pairs_in_one_batch_equal_two_passes_by_channel(trainer):
     rows = take(trainer, 0, 1, 2, 3)
     passes = []
     for channel in ("t2t", "s2t"):
-        collator = PairCollator(trainer.family, trainer.teacher.prompts, (channel,))
+        collator = PairCollator(trainer.family, trainer.teacher.reader, (channel,))
         passes.append(collator([row for row in rows if channel in row["channels"]]))
     together = gradients(trainer, [trainer.data_collator(rows)])
     assert difference(together, gradients(trainer, passes)) < TOLERANCE
 
 
-def run_step(folder: Path, dataset: Path, processes: int, **arguments) -> dict[str, torch.Tensor]:
+@pytest.fixture
+def run_step(trainer, soft_targets, tmp_path):
+    """Takes one optimizer step of this trainer's kind of teacher and rows in processes of their own."""
+    trainer.train_dataset.save_to_disk(str(tmp_path / "rows"))
+    shared = {
+        "dataset": str(tmp_path / "rows"),
+        "soft_targets": str(soft_targets),
+        "teacher_kind": trainer.args.teacher_kind,
+    }
+    return lambda folder, processes, **arguments: run_one_step(
+        folder, processes, **shared, **arguments
+    )
+
+
+def run_one_step(folder: Path, processes: int, **arguments) -> dict[str, torch.Tensor]:
     """Gradients of one optimizer step in real processes of their own, over gloo when there are several."""
     settings = {
-        "dataset": str(dataset),
         "output": str(folder / f"{processes}.safetensors"),
         **arguments,
     }
@@ -122,24 +142,22 @@ def run_step(folder: Path, dataset: Path, processes: int, **arguments) -> dict[s
     return load_file(settings["output"])
 
 
-def test_two_processes_equal_one_with_the_doubled_batch(trainer, tmp_path):
+def test_two_processes_equal_one_with_the_doubled_batch(run_step, tmp_path):
     """DDP averages gradients while the loss is a sum over the global batch; one factor lost halves the step.
 
     The rows are dealt so that the two processes see unlike numbers of rows of each channel.
     """
-    trainer.train_dataset.save_to_disk(str(tmp_path / "rows"))
-    one = run_step(tmp_path, tmp_path / "rows", processes=1, per_device_train_batch_size=4)
-    two = run_step(tmp_path, tmp_path / "rows", processes=2, per_device_train_batch_size=2)
+    one = run_step(tmp_path, processes=1, per_device_train_batch_size=4)
+    two = run_step(tmp_path, processes=2, per_device_train_batch_size=2)
     assert difference(one, two) < TOLERANCE
 
 
-def test_the_trainers_own_accumulation_equals_the_larger_batch(trainer, tmp_path):
+def test_the_trainers_own_accumulation_equals_the_larger_batch(run_step, tmp_path):
     """The same through the Trainer's loop: who counts `num_items_in_batch` and who divides by it."""
-    trainer.train_dataset.save_to_disk(str(tmp_path / "rows"))
     seen = []
     for size, accumulation in ((4, 1), (1, 4)):
         folder = tmp_path / str(size)
         folder.mkdir()
         step = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
-        seen.append(run_step(folder, tmp_path / "rows", processes=1, **step))
+        seen.append(run_step(folder, processes=1, **step))
     assert difference(*seen) < TOLERANCE

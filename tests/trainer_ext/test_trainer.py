@@ -93,9 +93,9 @@ def test_rows_that_train_no_channel_of_the_run_are_left_out(make_trainer, pairs)
     assert len(make_trainer(train_dataset=rows, channels=["t2t"]).train_dataset) == 1
 
 
-def test_without_kl_no_teacher_is_asked(make_trainer):
+def test_without_a_teacher_nothing_of_it_is_in_a_batch(make_trainer):
     """Ablations of the KL should fit a card that the teacher does not."""
-    trainer = make_trainer(kl_weight=0.0, max_steps=1)
+    trainer = make_trainer(teacher_kind="none", max_steps=1)
     trainer.train()
     assert not any(
         key.startswith("teacher_") for key in trainer.data_collator([trainer.train_dataset[0]])

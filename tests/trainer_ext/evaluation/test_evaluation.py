@@ -115,7 +115,7 @@ def test_the_report_says_the_same_in_the_terminal_in_json_and_on_the_card(
     card = (tmp_path / "README.md").read_text()
     assert "base_model: student" in card
     assert "80.0 -> 98.0" in card
-    assert "0.5 * 2.0^2 * KL" in card
+    assert "0.5 * 2.0^2 * forward_kl" in card
 
 
 def test_the_plot_is_a_picture(tmp_path):

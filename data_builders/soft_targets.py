@@ -1,0 +1,369 @@
+"""Soft targets: a teacher's k likeliest ids at every response token, made once, read at every step of every run.
+
+In: rows with answers, and a scorer (a model in memory, or a server). Out: one table beside the data set, its columns in
+schema.py. Every scored row is journaled, so a killed run goes on where it was, and several processes share the rows.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from datasets import Dataset, load_from_disk
+from safetensors.numpy import load, save
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from data_builders.journal import Journal, content_key
+from data_builders.schema import (
+    SOFT_TARGET_FEATURES,
+    hash_response,
+    hash_vocabulary,
+    make_messages,
+)
+
+TOKENS_PER_PROJECTION = 256
+ROWS_PER_WRITE = 256
+
+
+@dataclass
+class SoftTargetArguments:
+    """Where soft targets are kept, and how they are made."""
+
+    soft_targets: str | None = field(
+        default=None,
+        metadata={
+            "help": "Soft targets of teacher_kind 'stored': a folder (made by recipes/cache_teacher.py) or a Hub id."
+        },
+    )
+    soft_targets_k: int = field(
+        default=64, metadata={"help": "Ids kept a token; the mass of all others is one bucket."}
+    )
+    soft_targets_temperatures: list[float] = field(
+        default_factory=lambda: [1.0, 2.0],
+        metadata={"help": "Temperatures the table can serve, at 4 bytes a token each."},
+    )
+    soft_targets_batch_size: int = field(
+        default=16, metadata={"help": "Questions the teacher reads at a time."}
+    )
+    teacher_server: str | None = field(
+        default=None,
+        metadata={
+            "help": "Make them by an OpenAI-compatible server that returns prompt log-probabilities (vLLM), "
+            "for instance http://localhost:8000/v1, instead of a model in memory. Temperature 1 only."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.soft_targets_k < 1:
+            raise ValueError(f"soft_targets_k must be 1 or more, got {self.soft_targets_k}")
+        if not self.soft_targets_temperatures or min(self.soft_targets_temperatures) <= 0:
+            raise ValueError(
+                f"soft_targets_temperatures must be above 0, got {self.soft_targets_temperatures}"
+            )
+        if self.teacher_server and self.soft_targets_temperatures != [1.0]:
+            raise ValueError(
+                "a server's log-probabilities are of temperature 1 and do not tell the mass of the rest at another: "
+                "set soft_targets_temperatures: [1.0] and temperature: 1.0, or make them from a model in memory"
+            )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One row as the teacher reads it."""
+
+    id: str
+    prompt_ids: list[int]
+    response_ids: list[int]
+
+
+@dataclass
+class SoftTarget:
+    """What is kept of T response tokens."""
+
+    ids: np.ndarray  # (T, k), likeliest first
+    log_probs: np.ndarray  # (T, k), at temperature 1
+    log_tails: np.ndarray  # (T, temperatures)
+
+
+class Scorer(Protocol):
+    """Who thinks about the response tokens."""
+
+    def score(self, readings: list[Reading]) -> list[SoftTarget]:
+        """One for each reading, in their order."""
+        ...
+
+
+def keep_top_k(logits: Tensor, k: int, temperatures: list[float]) -> SoftTarget:
+    """The k likeliest ids of logits (T, V) with their log-probabilities, and the log-mass of the rest."""
+    log_probs = logits.float().log_softmax(dim=-1)
+    kept, ids = log_probs.topk(k)
+    tails = []
+    for temperature in temperatures:
+        scaled = log_probs / temperature
+        norm = scaled.logsumexp(dim=-1)
+        tails.append(scaled.scatter_(1, ids, -torch.inf).logsumexp(dim=-1) - norm)
+    return SoftTarget(ids.cpu().numpy(), kept.cpu().numpy(), torch.stack(tails, 1).cpu().numpy())
+
+
+class ModelScorer:
+    """A causal LM in memory, whole: nothing else is on the card while it makes the table.
+
+    Args:
+        vocabulary_rows: over how many of its rows the softmax is taken, those that the student has too.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        revision: str,
+        dtype: str | None,
+        device: str,
+        vocabulary_rows: int,
+        k: int,
+        temperatures: list[float],
+    ) -> None:
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_path, revision=revision, dtype=dtype, device_map={"": device}
+        )
+        self.model = model.eval().requires_grad_(False)
+        self.head = model.get_output_embeddings().weight[:vocabulary_rows]
+        self.k, self.temperatures = k, temperatures
+
+    @torch.no_grad()
+    def score(self, readings: list[Reading]) -> list[SoftTarget]:
+        sequences = [reading.prompt_ids + reading.response_ids for reading in readings]
+        width = max(map(len, sequences))
+        ids = torch.zeros(len(sequences), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)], mask[row, : len(sequence)] = torch.tensor(sequence), 1
+        device = self.model.device
+        hidden = self.model.base_model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+        ).last_hidden_state
+        targets = []
+        for states, reading in zip(hidden, readings, strict=True):
+            first = len(reading.prompt_ids) - 1  # the state that predicts the first response token
+            parts = [
+                keep_top_k(some @ self.head.T, self.k, self.temperatures)
+                for some in states[first : first + len(reading.response_ids)].split(
+                    TOKENS_PER_PROJECTION
+                )
+            ]
+            targets.append(
+                SoftTarget(
+                    *(
+                        np.concatenate([getattr(part, name) for part in parts])
+                        for name in ("ids", "log_probs", "log_tails")
+                    )
+                )
+            )
+        return targets
+
+
+def read_rows(
+    rows: Dataset, response_column: str, tokenizer: PreTrainedTokenizerBase
+) -> list[Reading]:
+    """Every row as the teacher reads it; rows without a response are left out."""
+    return [
+        Reading(
+            row["id"],
+            tokenizer.apply_chat_template(
+                make_messages(row["question"], row["system"]),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+            )["input_ids"],
+            [
+                *tokenizer.encode(row[response_column], add_special_tokens=False),
+                tokenizer.eos_token_id,
+            ],
+        )
+        for row in rows.select_columns(["id", "question", "system", response_column])
+        if row[response_column]
+    ]
+
+
+def make_settings(
+    teacher: str,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary_rows: int,
+    k: int,
+    temperatures: list[float],
+) -> dict[str, Any]:
+    """What a table is made with, by the names of its columns."""
+    return {
+        "teacher": teacher,
+        "tokenizer": hash_vocabulary(tokenizer),
+        "vocabulary_rows": vocabulary_rows,
+        "k": min(k, vocabulary_rows),
+        "temperatures": temperatures,
+    }
+
+
+def cache_soft_targets(
+    readings: list[Reading],
+    folder: Path,
+    settings: dict[str, Any],
+    load_scorer: Callable[[], Scorer],
+    batch_size: int,
+) -> dict[str, Any]:
+    """Score what no journal holds yet and write the table; returns what it amounts to.
+
+    All processes of a run call it; the rows are dealt among them, and the main one writes the table. The folder
+    appears by a rename; `folder`.journal keeps every scored row.
+
+    Args:
+        load_scorer: called only where something is missing.
+
+    Raises:
+        ValueError: `folder` holds a table of other settings.
+    """
+    state = PartialState()
+    check_folder(folder, settings)
+    place = folder.with_name(f"{folder.name}.journal")
+    keys = [make_key(reading, settings) for reading in readings]
+    own = Journal(place / f"{state.process_index}.sqlite")
+    todo = dict(zip(keys, readings, strict=True))
+    missing = list(todo)
+    for file in sorted(place.glob("*.sqlite")):
+        journal = Journal(file)
+        missing = journal.missing(missing)
+        journal.close()
+    state.wait_for_everyone()  # nobody writes before all have seen what is missing
+    mine = sorted(missing, key=lambda key: len(todo[key].prompt_ids) + len(todo[key].response_ids))
+    mine = mine[state.process_index :: state.num_processes]
+    if mine:
+        scorer = load_scorer()
+        with tqdm(
+            total=len(mine), desc="soft targets", unit="row", disable=not state.is_main_process
+        ) as progress:
+            for start in range(0, len(mine), batch_size):
+                some = mine[start : start + batch_size]
+                for key, target in zip(
+                    some, scorer.score([todo[key] for key in some]), strict=True
+                ):
+                    own.put(key, pack(target))
+                progress.update(len(some))
+    own.close()
+    state.wait_for_everyone()
+    if state.is_main_process and not (folder.exists() and holds(folder, readings)):
+        write_table(readings, keys, folder, place, settings)
+    state.wait_for_everyone()
+    return {**describe_table(load_from_disk(str(folder))), "scored": len(missing)}
+
+
+def make_key(reading: Reading, settings: dict[str, Any]) -> str:
+    return content_key("soft targets", settings, reading.prompt_ids, reading.response_ids)
+
+
+def check_folder(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse to replace a table of other settings, which may have taken a night."""
+    if not folder.exists():
+        return
+    there = load_from_disk(str(folder))
+    found = there.select_columns(list(settings))[0] if len(there) else settings
+    for name, wanted in settings.items():
+        if not np.array_equal(
+            np.asarray(found[name]), np.asarray(wanted, np.asarray(found[name]).dtype)
+        ):
+            raise ValueError(
+                f"{folder} holds soft targets with {name} {found[name]}, and this run wants {wanted}: name another "
+                "folder by soft_targets, or delete this one"
+            )
+
+
+def holds(folder: Path, readings: list[Reading]) -> bool:
+    """Whether the table there has these rows, with these responses, and no others."""
+    there = load_from_disk(str(folder)).select_columns(["id", "response"])
+    return list(zip(there["id"], there["response"], strict=True)) == [
+        (reading.id, hash_response(reading.response_ids)) for reading in readings
+    ]
+
+
+def pack(target: SoftTarget) -> bytes:
+    """As the columns of the table keep it. Log-probabilities below what float16 holds are as good as impossible."""
+    lowest = np.finfo(np.float16).min
+    return save(
+        {
+            "ids_low": (target.ids & 0xFFFF).astype(np.uint16),
+            "ids_high": (target.ids >> 16).astype(np.uint8),
+            "log_probs": np.maximum(target.log_probs, lowest).astype(np.float16),
+            "log_tails": target.log_tails.astype(np.float32),
+        }
+    )
+
+
+def write_table(
+    readings: list[Reading], keys: list[str], folder: Path, place: Path, settings: dict[str, Any]
+) -> None:
+    """Stream all rows from the journals into a table beside `folder`, then rename."""
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    aside.mkdir(parents=True)
+    stream = aside / "rows.arrow"
+    schema = SOFT_TARGET_FEATURES.arrow_schema
+    with pa.ipc.new_stream(str(stream), schema) as writer:
+        for batch in iterate_columns(readings, keys, place, settings):
+            writer.write_batch(pa.RecordBatch.from_pydict(batch, schema=schema))
+    Dataset.from_file(str(stream)).save_to_disk(str(aside / "table"))
+    if folder.exists():
+        folder.rename(aside / "replaced")
+    (aside / "table").rename(folder)
+    shutil.rmtree(aside)
+
+
+def iterate_columns(
+    readings: list[Reading], keys: list[str], place: Path, settings: dict[str, Any]
+) -> Iterator[dict[str, list[Any]]]:
+    """The table's columns, some rows at a time."""
+    journals = [Journal(file) for file in sorted(place.glob("*.sqlite"))]
+    for start in range(0, len(readings), ROWS_PER_WRITE):
+        columns: dict[str, list[Any]] = {name: [] for name in SOFT_TARGET_FEATURES}
+        for reading, key in zip(
+            readings[start : start + ROWS_PER_WRITE],
+            keys[start : start + ROWS_PER_WRITE],
+            strict=True,
+        ):
+            packed = next(found for journal in journals if (found := journal.get(key)) is not None)
+            arrays = {name: array.reshape(-1) for name, array in load(packed).items()}
+            cells = {
+                "id": reading.id,
+                "response": hash_response(reading.response_ids),
+                **settings,
+                **arrays,
+            }
+            for name, column in columns.items():
+                column.append(cells[name])
+        yield columns
+    for journal in journals:
+        journal.close()
+
+
+def describe_table(table: Dataset) -> dict[str, Any]:
+    """Tokens, bytes a token, and the mean mass of the kept ids at every temperature."""
+    first = table.select_columns(["k", "temperatures"])[0]
+    tails = table.with_format("arrow")[:]["log_tails"].combine_chunks().flatten().to_numpy()
+    tails = tails.reshape(-1, len(first["temperatures"]))
+    bytes_of_tokens = len(tails) * (5 * first["k"] + 4 * tails.shape[1])
+    return {
+        "rows": len(table),
+        "tokens": len(tails),
+        "bytes_per_token": bytes_of_tokens / len(tails),
+        "bytes_per_kept_id": bytes_of_tokens / len(tails) / first["k"],
+        "kept_mass": {
+            tau: float(-np.expm1(column.astype(np.float64)).mean())
+            for tau, column in zip(first["temperatures"], tails.T, strict=True)
+        },
+    }
+
+
+def load_tokenizer(name_or_path: str, revision: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(name_or_path, revision=revision)

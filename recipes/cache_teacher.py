@@ -1,0 +1,117 @@
+"""Take the teacher through the data once and keep what it thought, so that no run has to hold it in memory.
+
+    pairs -> the teacher's k likeliest ids at every response token -> soft targets beside the data set
+
+It reads the config of the run that will use it, whose `teacher_kind` is `stored`:
+
+    accelerate launch recipes/cache_teacher.py --config recipes/configs/tiny_stored.yaml
+    accelerate launch recipes/s2t_t2t.py --config recipes/configs/tiny_stored.yaml
+
+Several processes share the rows; a killed run goes on where it was. From a server instead of a model in memory:
+
+    vllm serve Qwen/Qwen2.5-7B-Instruct --max-logprobs 64
+    python recipes/cache_teacher.py --config my.yaml --teacher_server http://localhost:8000/v1 \\
+        --temperature 1.0 --soft_targets_temperatures 1.0
+"""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import concatenate_datasets
+from transformers import AutoConfig
+
+from data_builders.build import DataArguments, identify_model, load_pairs
+from data_builders.soft_targets import (
+    ModelScorer,
+    Scorer,
+    SoftTargetArguments,
+    cache_soft_targets,
+    load_tokenizer,
+    make_settings,
+    read_rows,
+)
+from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.collator import RESPONSE_COLUMN
+from trainer_ext.parser import RecipeParser
+from trainer_ext.students.families import load_student_family
+
+TINY_STORED = Path(__file__).parent / "configs" / "tiny_stored.yaml"
+
+
+def main() -> None:
+    parser = RecipeParser(
+        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig), TINY_STORED
+    )
+    model, data, soft, training = parser.parse_args_and_config()
+    if model.teacher_model_name_or_path is None or soft.soft_targets is None:
+        parser.error(
+            "name the teacher by teacher_model_name_or_path, and the folder to make by soft_targets"
+        )
+    if training.temperature not in soft.soft_targets_temperatures:
+        parser.error(
+            f"the run's temperature {training.temperature} is not among soft_targets_temperatures "
+            f"{soft.soft_targets_temperatures}"
+        )
+    state = PartialState()
+    source, revision = model.teacher_model_name_or_path, model.teacher_model_revision
+    with state.main_process_first():
+        pairs = load_pairs(data, source, revision, str(state.device))
+    tokenizer = load_tokenizer(source, revision)
+    teacher_rows = (
+        AutoConfig.from_pretrained(source, revision=revision).get_text_config().vocab_size
+    )
+    family = load_student_family(model.model_name_or_path, model.model_revision)
+    settings = make_settings(
+        identify_model(source, revision),
+        tokenizer,
+        min(teacher_rows, family.vocabulary_rows),
+        soft.soft_targets_k,
+        soft.soft_targets_temperatures,
+    )
+
+    def load_scorer() -> Scorer:
+        if soft.teacher_server is not None:
+            from data_builders.logprob_server import ServerScorer
+
+            return ServerScorer(
+                soft.teacher_server, source, settings["vocabulary_rows"], settings["k"]
+            )
+        return ModelScorer(
+            source,
+            revision,
+            model.teacher_dtype or model.dtype,
+            str(state.device),
+            settings["vocabulary_rows"],
+            settings["k"],
+            settings["temperatures"],
+        )
+
+    made = cache_soft_targets(
+        read_rows(
+            concatenate_datasets(list(pairs.values())),
+            RESPONSE_COLUMN[training.hard_targets],
+            tokenizer,
+        ),
+        Path(soft.soft_targets),
+        settings,
+        load_scorer,
+        soft.soft_targets_batch_size,
+    )
+    if state.is_main_process:
+        show(soft.soft_targets, settings["k"], made)
+
+
+def show(folder: str, k: int, made: dict[str, Any]) -> None:
+    mass = ", ".join(
+        f"{kept:.4f} at temperature {tau:g}" for tau, kept in made["kept_mass"].items()
+    )
+    print(
+        f"soft targets in {folder}: {made['rows']} rows ({made['scored']} scored now), {made['tokens']} tokens, "
+        f"{made['bytes_per_token']:.0f} bytes a token ({made['bytes_per_kept_id']:.2f} a kept id)\n"
+        f"mass of the {k} kept ids: {mass}"
+    )
+
+
+if __name__ == "__main__":
+    main()

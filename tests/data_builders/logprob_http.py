@@ -1,0 +1,89 @@
+"""A real HTTP server in the shape of vLLM's OpenAI-compatible one, with a small model behind it."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import torch
+
+
+class LogprobHttpServer:
+    """GET /v1/models and POST /v1/completions with `prompt_logprobs`, as vLLM answers them.
+
+    Args:
+        max_logprobs: more than these are refused, as `--max-logprobs` does.
+    """
+
+    def __init__(self, model, name: str, max_logprobs: int = 20) -> None:
+        self.model, self.name, self.max_logprobs = model, name, max_logprobs
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> "LogprobHttpServer":
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.reply(200, {"object": "list", "data": [outer.describe()]})
+
+            def do_POST(self):
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.reply(*outer.complete(asked))
+
+            def reply(self, status, content):
+                body = json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def describe(self) -> dict:
+        return {"id": self.name, "object": "model", "created": 0, "owned_by": "tests"}
+
+    def complete(self, asked: dict) -> tuple[int, dict]:
+        k = asked["prompt_logprobs"]
+        if k > self.max_logprobs:
+            message = f"Requested prompt logprobs of {k}, which is greater than max allowed: {self.max_logprobs}"
+            return 400, {"error": {"message": message, "type": "BadRequestError", "code": 400}}
+        ids = asked["prompt"]
+        with self.lock, torch.no_grad():
+            log_probs = self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        told: list[dict | None] = [None]
+        for position, actual in enumerate(ids[1:]):
+            order = log_probs[position].argsort(descending=True)
+            entry = {}
+            for rank, token in enumerate(order.tolist(), start=1):
+                if rank <= k or token == actual:
+                    entry[str(token)] = {
+                        "logprob": log_probs[position, token].item(),
+                        "rank": rank,
+                        "decoded_token": "",
+                    }
+            # The actual token comes first, as it does at the server.
+            told.append({str(actual): entry.pop(str(actual)), **entry})
+        choice = {
+            "index": 0,
+            "text": "",
+            "logprobs": None,
+            "finish_reason": "length",
+            "prompt_logprobs": told,
+        }
+        return 200, {
+            "id": "cmpl-0",
+            "object": "text_completion",
+            "created": 0,
+            "model": self.name,
+            "choices": [choice],
+        }

@@ -1,0 +1,64 @@
+"""One backward of the tiny lab sharded by FSDP2 over the processes that torchrun starts; keeps the whole gradient.
+
+torchrun --standalone --nproc_per_node 2 fsdp_step.py '{"dataset": folder, "output": file, "shard_head": true}'
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from datasets import load_from_disk
+from safetensors.torch import save_file
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from trainer_ext import PairCollator, load_student_family
+from trainer_ext.alignment import IGNORED, pair_with_teacher
+from trainer_ext.forward import DistillRequest, add_distill_forward
+from trainer_ext.losses import Objective
+from trainer_ext.teachers.model import ModelTeacher
+
+LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    family = load_student_family(str(LAB / "student"))
+    model = family.load_model(str(LAB / "student"), dtype="float32")
+    add_distill_forward(model)
+    if world > 1:
+        if settings["shard_head"]:
+            fully_shard(model.lm_head)  # its weight is a DTensor inside the forward
+        for layer in model.model.language_model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+    teacher = ModelTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
+    rows = list(load_from_disk(settings["dataset"]))
+    batch = PairCollator(family, teacher.reader)(rows[rank::world])
+    tokens = torch.tensor(int((batch["labels"] != IGNORED).sum()))
+    dist.all_reduce(tokens)
+
+    labels, lengths, questions = (
+        batch.pop(key) for key in ("labels", "response_lengths", "question_of_row")
+    )
+    asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
+    del batch["channel"], batch["row_ids"]
+    signal = teacher.signal(asked, pair_with_teacher(labels, lengths, questions))
+    parts = model(**batch, distill=DistillRequest(labels, signal, Objective()))
+    (parts.total / tokens * world).backward()
+    gradients = {
+        name: p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
+    if rank == 0:
+        save_file({name: grad.contiguous() for name, grad in gradients.items()}, settings["output"])
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Every kind of teacher: what it thinks, what it costs, and when it must refuse."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from datasets import Value, concatenate_datasets, load_from_disk
+from peft import LoraConfig
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from tests.conftest import TEACHER, make_soft_targets
+from trainer_ext.adapters import count_linear_classes
+from trainer_ext.checks import check_rows
+from trainer_ext.teachers.model import ModelTeacher
+from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
+
+
+def batch_of(trainer, number: int = 4) -> dict:
+    return trainer.data_collator([trainer.train_dataset[i] for i in range(number)])
+
+
+def loss_and_gradient(trainer, batch) -> tuple[float, torch.Tensor]:
+    trainer.model.zero_grad()
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+    return loss.item(), torch.cat(gradients).clone()
+
+
+def states_of(teacher, batch) -> torch.Tensor:
+    asked = {key: value for key, value in batch.items() if key.startswith("teacher_")}
+    return teacher.signal(asked, torch.arange(1)).states
+
+
+def lora(family, **arguments) -> LoraConfig:
+    return LoraConfig(target_modules=family.lora_target_modules, **arguments)
+
+
+def test_a_stored_teacher_that_kept_everything_equals_the_live_one(
+    make_trainer, pairs, family, tmp_path
+):
+    """What is left is the rounding of log-probabilities to two bytes."""
+    live = make_trainer()
+    expected, expected_gradient = loss_and_gradient(live, batch_of(live))
+    make_soft_targets(tmp_path / "all", pairs, family.vocabulary_rows, k=family.vocabulary_rows)
+    table = SoftTargets.from_pretrained(
+        str(tmp_path / "all"), family=family, temperature=2.0, k=family.vocabulary_rows
+    )
+    stored = make_trainer(teacher_kind="stored")
+    stored.data_collator.teacher, stored.teacher = table, StoredTeacher(table)
+    loss, gradient = loss_and_gradient(stored, batch_of(stored))
+    assert loss == pytest.approx(expected, rel=1e-3)
+    assert (gradient - expected_gradient).norm() < 2e-3 * expected_gradient.norm()
+
+
+def test_a_stored_teacher_of_64_ids_is_close_and_needs_no_teacher(make_trainer):
+    """Renormalised over the kept ids its gradient would be off by more than its own length at temperature 2."""
+    live, stored = make_trainer(), make_trainer(teacher_kind="stored")
+    expected, expected_gradient = loss_and_gradient(live, batch_of(live))
+    loss, gradient = loss_and_gradient(stored, batch_of(stored))
+    assert loss == pytest.approx(expected, rel=0.05)
+    assert (gradient - expected_gradient).norm() < 0.2 * expected_gradient.norm()
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(stored.teacher).values())
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto", "offload"])
+def test_where_the_teacher_lives_does_not_change_what_it_thinks(make_trainer, teacher, device_map):
+    """A layer that comes back from the host's memory half, or in another precision."""
+    batch = batch_of(make_trainer())
+    elsewhere = ModelTeacher.from_pretrained(TEACHER, dtype="float32", device_map=device_map)
+    elsewhere.attach(torch.nn.Module(), torch.device("cpu"))
+    assert torch.equal(states_of(elsewhere, batch), states_of(teacher, batch))
+    assert torch.equal(elsewhere.head, teacher.head)
+    offloaded = {p.device.type for p in elsewhere.model.base_model.parameters()} == {"meta"}
+    assert offloaded == (device_map == "offload")
+
+
+def test_a_teacher_in_4_bit_thinks_nearly_the_same_with_its_head_whole(make_trainer, teacher):
+    """Quantised where it is not meant to be, a teacher's probabilities are noise."""
+    small = ModelTeacher.from_pretrained(TEACHER, dtype="float32", load_in_4bit=True)
+    census = count_linear_classes(small.model)
+    assert set(census.pop("lm_head", {"Linear": 1})) == {"Linear"}
+    assert {kind for kinds in census.values() for kind in kinds} == {"Linear4bit"}
+    trainer = make_trainer()
+    batch = batch_of(trainer)
+    whole, _ = loss_and_gradient(trainer, batch)
+    small.attach(trainer.model, torch.device("cpu"))
+    trainer.teacher = small
+    assert loss_and_gradient(trainer, batch)[0] == pytest.approx(whole, rel=0.2)
+
+
+def test_a_teacher_that_reworks_its_logits_is_refused(teacher):
+    """Soft-capped logits are not states times head: the divergence would be from another model."""
+    config = Gemma2Config(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        final_logit_softcapping=0.5,
+    )
+    torch.manual_seed(0)
+    capped = Gemma2ForCausalLM(config)
+    capped.get_output_embeddings().weight.data.normal_()
+    with pytest.raises(ValueError, match="changes its logits after the head"):
+        ModelTeacher(capped, teacher.reader)
+
+
+@pytest.mark.parametrize("more", [128, -16])
+def test_a_teacher_of_other_vocabulary_rows_works_over_the_shared_ones(make_trainer, teacher, more):
+    """Qwen2.5-7B has 152,064 rows, Omni-3B 151,936: padding rows that mean nothing must not get any mass."""
+    other = copy.deepcopy(teacher.model)
+    rows = len(teacher.head) + more
+    other.resize_token_embeddings(rows, mean_resizing=False)
+    if more > 0:  # rows that would take all the mass if they counted
+        other.get_output_embeddings().weight.data[-more:] = 10.0
+    trainer = make_trainer()
+    batch = batch_of(trainer)
+    same, gradient = loss_and_gradient(trainer, batch)
+    trainer.teacher = ModelTeacher(other, teacher.reader)
+    loss, other_gradient = loss_and_gradient(trainer, batch)
+    assert loss == pytest.approx(same, rel=1e-3 if more > 0 else 1e-2)
+    assert (gradient - other_gradient).norm() < 0.05 * gradient.norm()
+
+
+def test_a_student_is_its_own_teacher_until_it_changes_and_never_follows(make_trainer, family):
+    """Adapters left on would make the teacher chase its student: the loss falls and nothing is taught."""
+    trainer = make_trainer(teacher_kind="self", peft_config=lora(family, lora_dropout=0.5))
+    batch = batch_of(trainer)
+    before = states_of(trainer.teacher, batch)
+    first = trainer.model.get_submodule("base_model.model.model.language_model")
+    adapters = [p for p in first.parameters() if p.requires_grad]
+    for parameter in adapters:
+        parameter.data += 0.05
+    assert torch.equal(states_of(trainer.teacher, batch), before)
+    assert trainer.model.training
+    assert all(p.requires_grad for p in adapters)
+
+
+def test_a_student_of_its_own_starts_with_nothing_to_learn_from_text(make_trainer, family):
+    """Text meets the very same text: the KL of t2t is zero, that of s2t is the modality gap."""
+    trainer = make_trainer(teacher_kind="self", peft_config=lora(family), max_steps=1)
+    trainer.train()
+    logs = trainer.state.log_history[0]
+    assert logs["t2t/kl"] < 1e-6
+    assert logs["s2t/kl"] > 1e-3
+
+
+def test_only_a_student_with_adapters_can_be_its_own_teacher(make_trainer):
+    """Without adapters there is nothing to switch off: teacher and student would be one, at no loss."""
+    with pytest.raises(ValueError, match="adapters switched off, and this student has none"):
+        make_trainer(teacher_kind="self")
+
+
+def test_a_student_that_trains_its_head_cannot_read_with_it(make_trainer, family):
+    """The teacher would be read by a head that moves."""
+    with pytest.raises(ValueError, match="leave the head frozen"):
+        make_trainer(teacher_kind="self", peft_config=lora(family, modules_to_save=["lm_head"]))
+
+
+def test_a_head_with_lora_is_refused(make_trainer, family):
+    """The loss reads the head's weight, so the head's adapters would stay untrained without a word."""
+    with pytest.raises(ValueError, match="adapter to `lm_head` is not supported"):
+        make_trainer(peft_config=LoraConfig(target_modules=["lm_head", "q_proj"]))
+
+
+def test_a_whole_head_beside_adapters_is_trained(make_trainer, family):
+    """peft keeps two heads then; the gradient belongs to the copy that is saved."""
+    trainer = make_trainer(peft_config=lora(family, modules_to_save=["lm_head"]), max_steps=2)
+    head = trainer.model.get_output_embeddings().weight
+    before = head.detach().clone()
+    trainer.train()
+    assert head.requires_grad
+    assert not torch.equal(head, before)
+
+
+def spoil(folder, tmp_path, change) -> str:
+    """A copy of the table, changed."""
+    change(load_from_disk(str(folder))).save_to_disk(str(tmp_path / "other"))
+    return str(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("run", "change", "message"),
+    [
+        ({"temperature": 3.0}, None, "another temperature: the run has 3.0"),
+        ({"k": 32}, None, "another soft_targets_k: the run has 32, the soft targets 64"),
+        ({"teacher": "Qwen/Qwen2.5-7B-Instruct@main"}, None, "another teacher"),
+        ({}, {"tokenizer": "0123456789abcdef"}, "another student's tokenizer"),
+        ({}, {"vocabulary_rows": 10**6}, "1000000 vocabulary rows, but the student has"),
+    ],
+)
+def test_soft_targets_of_another_run_are_refused(
+    soft_targets, family, tmp_path, run, change, message
+):
+    """They would be read without an error, and teach something else."""
+    source = str(soft_targets)
+    if change is not None:
+        source = spoil(soft_targets, tmp_path, lambda table: table.map(lambda row: change))
+    with pytest.raises(ValueError, match=message):
+        SoftTargets.from_pretrained(
+            source, **{"family": family, "temperature": 2.0, "k": 64, **run}
+        )
+
+
+def test_soft_targets_of_two_settings_are_refused(soft_targets, family, tmp_path):
+    """Two caches concatenated: half the rows would be read at another k."""
+
+    def mix(table):
+        other = table.map(lambda row: {"teacher": "someone else"})
+        return concatenate_datasets([table, other])
+
+    with pytest.raises(ValueError, match="mixes soft targets of 2 settings"):
+        SoftTargets.from_pretrained(
+            spoil(soft_targets, tmp_path, mix), family=family, temperature=2.0, k=64
+        )
+
+
+def test_missing_soft_targets_are_said_with_the_command_that_makes_them(family, pairs, tmp_path):
+    """Before the student is loaded; and a data set of questions is none of soft targets."""
+    settings = {"family": family, "temperature": 2.0, "k": 64}
+    with pytest.raises(ValueError, match=r"recipes/cache_teacher\.py"):
+        SoftTargets.from_pretrained("outputs/soft/nowhere", **settings)
+    pairs["train"].save_to_disk(str(tmp_path / "rows"))
+    with pytest.raises(ValueError, match="holds no soft targets: it has no column response"):
+        SoftTargets.from_pretrained(str(tmp_path / "rows"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.select(range(1, len(table))), "has no soft targets for it"),
+        (
+            lambda table: table.map(
+                lambda row, i: {"response": "0" * 16 if i == 0 else row["response"]},
+                with_indices=True,
+            ),
+            "those of another response",
+        ),
+    ],
+)
+def test_a_row_without_its_soft_targets_is_named_before_training(
+    make_trainer, soft_targets, family, pairs, tmp_path, change, message
+):
+    """Found at that row's step, hours later, or read beside another answer."""
+    table = SoftTargets.from_pretrained(
+        spoil(soft_targets, tmp_path, change), family=family, temperature=2.0, k=64
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        check_rows(pairs["train"], family, table, ["t2t", "s2t"], "teacher")
+    assert pairs["train"]["id"][0] in str(caught.value)
+
+
+def test_ids_beyond_two_bytes_come_back(soft_targets, family):
+    """Half of a 151,936-row vocabulary does not fit the low column alone."""
+    table = load_from_disk(str(soft_targets)).select([0])
+    ids = np.arange(len(table[0]["ids_low"])) * 331 + 60_000
+    for name, part, kind in (("ids_low", ids & 0xFFFF, "uint16"), ("ids_high", ids >> 16, "uint8")):
+        feature = type(table.features[name])(Value(kind))
+        table = table.remove_columns(name).add_column(name, [part.tolist()], feature=feature)
+    read = SoftTargets(table, "table", family, 2.0, 64)
+    batch = read.encode([{"id": table[0]["id"]}], [[]], "right")
+    assert batch["teacher_ids"].flatten().tolist() == ids.tolist()

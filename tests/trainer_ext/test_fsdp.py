@@ -1,0 +1,35 @@
+"""The loss sees a head that is spread over processes."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.trainer_ext.test_invariance import TOLERANCE, difference
+
+
+@pytest.mark.parametrize("shard_head", [False, True])
+def test_two_fsdp2_processes_equal_one(pairs, tmp_path, shard_head):
+    """A loss outside the forward reads a shard of the head as if it were all of it, or crashes on a DTensor."""
+    pairs["train"].select(range(4)).save_to_disk(str(tmp_path / "rows"))
+    seen = []
+    for processes in (1, 2):
+        settings = {
+            "dataset": str(tmp_path / "rows"),
+            "output": str(tmp_path / f"{processes}.safetensors"),
+            "shard_head": shard_head,
+        }
+        subprocess.run(
+            [
+                *("torchrun", "--standalone", "--nproc_per_node", str(processes)),
+                str(Path(__file__).with_name("fsdp_step.py")),
+                json.dumps(settings),
+            ],
+            check=True,
+            timeout=300,
+            capture_output=True,
+        )
+        seen.append(load_file(settings["output"]))
+    assert difference(*seen) < TOLERANCE

@@ -1,0 +1,166 @@
+"""What a teacher thought, read from disk: no model in memory, and the teacher may have been any size.
+
+`recipes/cache_teacher.py` makes the table; its columns are in data_builders/schema.py.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset, load_from_disk
+from torch import Tensor, nn
+
+from data_builders.schema import SOFT_TARGET_FEATURES, hash_response, hash_vocabulary
+from trainer_ext.losses import StoredSignal
+
+# What must be the same in every row, and in the run.
+SETTINGS = ("teacher", "tokenizer", "vocabulary_rows", "k", "temperatures")
+
+
+class SoftTargets:
+    """The table of soft targets as a reader: rows by id.
+
+    Args:
+        table: with the columns of SOFT_TARGET_FEATURES.
+        source: its name, for messages.
+        family: the student's family, whose tokenizer and vocabulary it must fit.
+        temperature: the run's.
+        k: how many ids a token the run expects.
+        teacher: model @ revision that the run names; None if it names none.
+
+    Raises:
+        ValueError: the table is none of soft targets, mixes settings, or was made for another run; the message
+            names what differs.
+    """
+
+    def __init__(
+        self,
+        table: Dataset,
+        source: str,
+        family: Any,
+        temperature: float,
+        k: int,
+        teacher: str | None = None,
+    ) -> None:
+        if missing := [name for name in SOFT_TARGET_FEATURES if name not in table.column_names]:
+            raise ValueError(
+                f"{source} holds no soft targets: it has no column {', '.join(missing)}"
+            )
+        self.source = source
+        self.settings = read_settings(table, source)
+        self._check("temperature", temperature, self.settings["temperatures"])
+        self._check("soft_targets_k", k, [self.settings["k"]])
+        self._check(
+            "student's tokenizer", hash_vocabulary(family.tokenizer), [self.settings["tokenizer"]]
+        )
+        if teacher is not None:
+            self._check("teacher", teacher, [self.settings["teacher"]])
+        if self.settings["vocabulary_rows"] > family.vocabulary_rows:
+            raise ValueError(
+                f"{source} was made over {self.settings['vocabulary_rows']} vocabulary rows, but the student has "
+                f"{family.vocabulary_rows}: make it again with this student's config"
+            )
+        self.tail = next(
+            i for i, tau in enumerate(self.settings["temperatures"]) if is_same(tau, temperature)
+        )
+        self.table = table.with_format("numpy")
+        self.number_of_row = {row_id: number for number, row_id in enumerate(table["id"])}
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **settings: Any) -> "SoftTargets":
+        """Read a folder of `cache_teacher.py`, or a data set of the Hub."""
+        if Path(name_or_path).is_dir():
+            table = load_from_disk(name_or_path)
+        elif name_or_path.count("/") == 1 and not Path(name_or_path).parent.is_dir():
+            table = load_dataset(name_or_path, split="train")
+        else:
+            raise ValueError(
+                f"there are no soft targets in {name_or_path}: make them by `accelerate launch "
+                "recipes/cache_teacher.py` with this run's config, which takes the teacher through the data once"
+            )
+        return cls(table, name_or_path, **settings)
+
+    def check_row(self, row_id: str, response: str, student_ids: list[int]) -> None:
+        """
+        Raises:
+            ValueError: nothing is stored for the row, or it is of another response.
+        """
+        if row_id not in self.number_of_row:
+            raise ValueError(
+                f"row {row_id}: {self.source} has no soft targets for it. Run recipes/cache_teacher.py again with this "
+                "run's config: what is there already costs nothing"
+            )
+        stored = str(self.table[self.number_of_row[row_id]]["response"])
+        if stored != hash_response(student_ids):
+            raise ValueError(
+                f"row {row_id}: the soft targets in {self.source} are those of another response, or of one that "
+                "another tokenizer wrote. Make them again with this run's data and hard_targets"
+            )
+
+    def encode(
+        self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str
+    ) -> dict[str, Tensor]:
+        """`teacher_ids` and `teacher_log_probs` (M, k), `teacher_log_tails` (M,), question after question."""
+        cells = [self.table[self.number_of_row[row["id"]]] for row in rows]
+        low, high, log_probs = (
+            np.concatenate([cell[name] for cell in cells]).reshape(-1, self.settings["k"])
+            for name in ("ids_low", "ids_high", "log_probs")
+        )
+        tails = np.concatenate([cell["log_tails"] for cell in cells])
+        tails = tails.reshape(-1, len(self.settings["temperatures"]))[:, self.tail]
+        return {
+            "teacher_ids": torch.from_numpy(low.astype(np.int64) + (high.astype(np.int64) << 16)),
+            "teacher_log_probs": torch.from_numpy(log_probs.astype(np.float32)),
+            "teacher_log_tails": torch.from_numpy(tails.astype(np.float32)),
+        }
+
+    def _check(self, name: str, ours: Any, theirs: list[Any]) -> None:
+        if not any(is_same(ours, their) for their in theirs):
+            raise ValueError(
+                f"{self.source} was made for another {name}: the run has {ours}, the soft targets "
+                f"{', '.join(map(str, theirs))}. Make them again with this run's config, or change the config"
+            )
+
+
+class StoredTeacher:
+    """Soft targets as a teacher."""
+
+    kind = "stored"
+
+    def __init__(self, reader: SoftTargets) -> None:
+        self.reader = reader
+
+    def attach(self, student: nn.Module, device: torch.device) -> None:
+        """Nothing to settle: batches bring what it thinks."""
+
+    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> StoredSignal:
+        return StoredSignal(
+            rows,
+            asked["teacher_ids"],
+            asked["teacher_log_probs"],
+            asked["teacher_log_tails"],
+            self.reader.settings["vocabulary_rows"],
+        )
+
+
+def read_settings(table: Dataset, source: str) -> dict[str, Any]:
+    """The settings all rows of a table share.
+
+    Raises:
+        ValueError: there are no rows, or they were made with unlike settings.
+    """
+    kinds = {tuple(map(str, row.values())): row for row in table.select_columns(list(SETTINGS))}
+    if len(kinds) != 1:
+        raise ValueError(
+            f"{source} mixes soft targets of {len(kinds)} settings ({', '.join(SETTINGS)}); a table has one"
+        )
+    return next(iter(kinds.values()))
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Equality, for numbers within what float32 keeps."""
+    if isinstance(one, float) or isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return one == other
