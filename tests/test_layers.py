@@ -19,6 +19,9 @@ ORDER = [
     ["data_builders.logprob_server"],
     ["trainer_ext.alignment"],
     ["trainer_ext.divergences"],
+    ["trainer_ext.signals"],
+    ["trainer_ext.elementwise"],
+    ["trainer_ext.kernels"],
     ["trainer_ext.losses"],
     ["trainer_ext.students.whisper_features"],
     ["trainer_ext.students.qwen2_5_omni"],
@@ -81,12 +84,16 @@ def test_a_module_imports_only_what_stands_before_it(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["trainer_ext.losses", "trainer_ext.divergences", "trainer_ext.alignment"]
+    "name",
+    [
+        f"trainer_ext.{name}"
+        for name in ("alignment", "divergences", "signals", "elementwise", "losses")
+    ],
 )
 def test_the_mathematics_needs_torch_alone(name):
     """So that it can be read beside the paper, and taken elsewhere."""
     foreign = {module.split(".")[0] for module in imports(MODULES[name])} - {
-        *("torch", "dataclasses", "math", "collections")
+        *("torch", "dataclasses", "math", "collections", "importlib")
     }
     assert foreign <= {"trainer_ext"}
 
