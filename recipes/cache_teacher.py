@@ -34,6 +34,7 @@ from data_builders.soft_targets import (
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.collator import RESPONSE_COLUMN
 from trainer_ext.parser import RecipeParser
+from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.families import load_student_family
 
 TINY_STORED = Path(__file__).parent / "configs" / "tiny_stored.yaml"
@@ -44,6 +45,7 @@ def main() -> None:
         (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig), TINY_STORED
     )
     model, data, soft, training = parser.parse_args_and_config()
+    keep_libraries_quiet()
     if model.teacher_model_name_or_path is None or soft.soft_targets is None:
         parser.error(
             "name the teacher by teacher_model_name_or_path, and the folder to make by soft_targets"

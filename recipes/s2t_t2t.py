@@ -14,13 +14,11 @@ import os
 import resource
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-import transformers
 import yaml
 from accelerate import PartialState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -34,7 +32,7 @@ from trainer_ext.evaluation.plots import plot_run
 from trainer_ext.evaluation.report import show_table, write_report
 from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
 from trainer_ext.parser import RecipeParser
-from trainer_ext.progress import ChannelProgressCallback
+from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
 from trainer_ext.students.families import load_student_family
 from trainer_ext.teachers.loading import load_teacher
 from trainer_ext.trainer import CrossModalDistillTrainer
@@ -177,18 +175,6 @@ def use_all_cores() -> None:
     """Undo `accelerate launch`'s one thread a process, which a lone process on a CPU pays for by a third."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # set by the launcher, as was OMP_NUM_THREADS
         torch.set_num_threads(os.cpu_count() or 1)
-
-
-def keep_libraries_quiet() -> None:
-    """Leave the terminal to the run: errors and our own warnings, no chatter about loading."""
-    warnings.filterwarnings(
-        "ignore", module=r"(torch|transformers|trl|peft|bitsandbytes|datasets)\b"
-    )
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""The training bar, with one short line a log instead of a dictionary of thirty figures."""
+"""The training bar, with one short line a log instead of a dictionary of thirty figures; and nothing else said."""
 
+import os
+import warnings
 from typing import Any
 
+import datasets
+import transformers
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
@@ -39,3 +43,15 @@ def describe_channels(logs: dict[str, Any], prefix: str) -> str:
         if f"{prefix}{channel}/ce" in logs
     ]
     return " | ".join(parts)
+
+
+def keep_libraries_quiet() -> None:
+    """Leave the terminal to the run: errors and our own warnings, no chatter about loading."""
+    warnings.filterwarnings(
+        "ignore", module=r"(torch|transformers|trl|peft|bitsandbytes|datasets)\b"
+    )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
