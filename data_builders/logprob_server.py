@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from openai import BadRequestError, OpenAI
 
-from data_builders.soft_targets import Reading, SoftTarget
+from data_builders.schema import SoftTarget
+from data_builders.soft_targets import Reading
 
 
 class ServerScorer:

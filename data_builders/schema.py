@@ -22,10 +22,13 @@ Soft targets are a second table with the same ids: what a teacher thought of eve
 | column           | type                  | meaning                                                            |
 |------------------|-----------------------|--------------------------------------------------------------------|
 | id               | string                | the row's                                                          |
+| question         | string                | hash of system prompt and question                                 |
+| prompt           | string                | hash of the token ids that the teacher read before the response    |
 | response         | string                | hash of the response's token ids                                   |
 | teacher          | string                | model @ revision                                                   |
+| made_by          | string                | how: in memory, and in which precision, or by a server             |
 | tokenizer        | string                | hash of the vocabulary that the ids are from                       |
-| vocabulary_rows  | int32                 | over how many rows the softmax was taken                           |
+| vocabulary_rows  | int32                 | ids the softmax is over (a server's is over all of its own)        |
 | k                | int32                 | kept ids a token                                                   |
 | temperatures     | list of float32       | for which the mass of the rest is known                            |
 | ids_low, ids_high| lists of uint16, uint8| T x k ids, likeliest first: id = low + 65536 * high                |
@@ -39,7 +42,7 @@ needed neither to write nor to read it, and a truncated or damaged clip is an er
 import hashlib
 import io
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -72,8 +75,11 @@ FEATURES = Features(
 SOFT_TARGET_FEATURES = Features(
     {
         "id": Value("string"),
+        "question": Value("string"),
+        "prompt": Value("string"),
         "response": Value("string"),
         "teacher": Value("string"),
+        "made_by": Value("string"),
         "tokenizer": Value("string"),
         "vocabulary_rows": Value("int32"),
         "k": Value("int32"),
@@ -99,9 +105,22 @@ def make_messages(question: str, system: str) -> list[dict[str, str]]:
     ]
 
 
-def hash_response(token_ids: list[int]) -> str:
-    """Names the tokens of a response, so that soft targets are never read beside others."""
+class SoftTarget(NamedTuple):
+    """What is kept of a teacher at T response tokens."""
+
+    ids: np.ndarray  # (T, k), likeliest first
+    log_probs: np.ndarray  # (T, k), at temperature 1
+    log_tails: np.ndarray  # (T, temperatures), log of the mass of all other ids
+
+
+def hash_tokens(token_ids: list[int]) -> str:
+    """Names the tokens of a prompt or a response, so that soft targets are never read beside others."""
     return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()[:16]
+
+
+def hash_question(question: str, system: str) -> str:
+    """Names what a teacher was asked."""
+    return hashlib.sha256(json.dumps(make_messages(question, system)).encode()).hexdigest()[:16]
 
 
 def hash_vocabulary(tokenizer: Any) -> str:

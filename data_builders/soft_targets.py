@@ -4,32 +4,31 @@ In: rows with answers, and a scorer (a model in memory, or a server). Out: one t
 schema.py. Every scored row is journaled, so a killed run goes on where it was, and several processes share the rows.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
 from accelerate import PartialState
 from datasets import Dataset, load_from_disk
 from safetensors.numpy import load, save
-from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_builders.journal import Journal, content_key
 from data_builders.schema import (
     SOFT_TARGET_FEATURES,
-    hash_response,
+    SoftTarget,
+    hash_question,
+    hash_tokens,
     hash_vocabulary,
     make_messages,
 )
 
-TOKENS_PER_PROJECTION = 256
 ROWS_PER_WRITE = 256
 
 
@@ -80,102 +79,31 @@ class Reading:
     """One row as the teacher reads it."""
 
     id: str
+    question: str  # its hash
     prompt_ids: list[int]
     response_ids: list[int]
 
 
-@dataclass
-class SoftTarget:
-    """What is kept of T response tokens."""
-
-    ids: np.ndarray  # (T, k), likeliest first
-    log_probs: np.ndarray  # (T, k), at temperature 1
-    log_tails: np.ndarray  # (T, temperatures)
-
-
 class Scorer(Protocol):
-    """Who thinks about the response tokens."""
+    """Who thinks about the response tokens: `trainer_ext.teachers.scorer` or `logprob_server`."""
 
     def score(self, readings: list[Reading]) -> list[SoftTarget]:
         """One for each reading, in their order."""
         ...
 
 
-def keep_top_k(logits: Tensor, k: int, temperatures: list[float]) -> SoftTarget:
-    """The k likeliest ids of logits (T, V) with their log-probabilities, and the log-mass of the rest."""
-    log_probs = logits.float().log_softmax(dim=-1)
-    kept, ids = log_probs.topk(k)
-    tails = []
-    for temperature in temperatures:
-        scaled = log_probs / temperature
-        norm = scaled.logsumexp(dim=-1)
-        tails.append(scaled.scatter_(1, ids, -torch.inf).logsumexp(dim=-1) - norm)
-    return SoftTarget(ids.cpu().numpy(), kept.cpu().numpy(), torch.stack(tails, 1).cpu().numpy())
-
-
-class ModelScorer:
-    """A causal LM in memory, whole: nothing else is on the card while it makes the table.
-
-    Args:
-        vocabulary_rows: over how many of its rows the softmax is taken, those that the student has too.
-    """
-
-    def __init__(
-        self,
-        name_or_path: str,
-        revision: str,
-        dtype: str | None,
-        device: str,
-        vocabulary_rows: int,
-        k: int,
-        temperatures: list[float],
-    ) -> None:
-        model = AutoModelForCausalLM.from_pretrained(
-            name_or_path, revision=revision, dtype=dtype, device_map={"": device}
-        )
-        self.model = model.eval().requires_grad_(False)
-        self.head = model.get_output_embeddings().weight[:vocabulary_rows]
-        self.k, self.temperatures = k, temperatures
-
-    @torch.no_grad()
-    def score(self, readings: list[Reading]) -> list[SoftTarget]:
-        sequences = [reading.prompt_ids + reading.response_ids for reading in readings]
-        width = max(map(len, sequences))
-        ids = torch.zeros(len(sequences), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)], mask[row, : len(sequence)] = torch.tensor(sequence), 1
-        device = self.model.device
-        hidden = self.model.base_model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-        ).last_hidden_state
-        targets = []
-        for states, reading in zip(hidden, readings, strict=True):
-            first = len(reading.prompt_ids) - 1  # the state that predicts the first response token
-            parts = [
-                keep_top_k(some @ self.head.T, self.k, self.temperatures)
-                for some in states[first : first + len(reading.response_ids)].split(
-                    TOKENS_PER_PROJECTION
-                )
-            ]
-            targets.append(
-                SoftTarget(
-                    *(
-                        np.concatenate([getattr(part, name) for part in parts])
-                        for name in ("ids", "log_probs", "log_tails")
-                    )
-                )
-            )
-        return targets
-
-
 def read_rows(
     rows: Dataset, response_column: str, tokenizer: PreTrainedTokenizerBase
 ) -> list[Reading]:
-    """Every row as the teacher reads it; rows without a response are left out."""
-    return [
+    """Every row as the teacher reads it; rows without a response are left out.
+
+    Raises:
+        ValueError: no row has a response.
+    """
+    readings = [
         Reading(
             row["id"],
+            hash_question(row["question"], row["system"]),
             tokenizer.apply_chat_template(
                 make_messages(row["question"], row["system"]),
                 add_generation_prompt=True,
@@ -190,21 +118,34 @@ def read_rows(
         for row in rows.select_columns(["id", "question", "system", response_column])
         if row[response_column]
     ]
+    if not readings:
+        raise ValueError(f"no row of the data set has a {response_column}")
+    return readings
 
 
 def make_settings(
     teacher: str,
+    made_by: str,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary_rows: int,
     k: int,
     temperatures: list[float],
 ) -> dict[str, Any]:
-    """What a table is made with, by the names of its columns."""
+    """What a table is made with, by the names of its columns.
+
+    Raises:
+        ValueError: k is more than there are ids.
+    """
+    if k > vocabulary_rows:
+        raise ValueError(
+            f"soft_targets_k is {k}, but teacher and student share {vocabulary_rows} vocabulary rows"
+        )
     return {
         "teacher": teacher,
+        "made_by": made_by,
         "tokenizer": hash_vocabulary(tokenizer),
         "vocabulary_rows": vocabulary_rows,
-        "k": min(k, vocabulary_rows),
+        "k": k,
         "temperatures": temperatures,
     }
 
@@ -239,7 +180,8 @@ def cache_soft_targets(
         missing = journal.missing(missing)
         journal.close()
     state.wait_for_everyone()  # nobody writes before all have seen what is missing
-    mine = sorted(missing, key=lambda key: len(todo[key].prompt_ids) + len(todo[key].response_ids))
+    # Longest first: what does not fit the card fails at once, and the time left is never too rosy.
+    mine = sorted(missing, key=lambda key: -len(todo[key].prompt_ids) - len(todo[key].response_ids))
     mine = mine[state.process_index :: state.num_processes]
     if mine:
         scorer = load_scorer()
@@ -282,10 +224,11 @@ def check_folder(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def holds(folder: Path, readings: list[Reading]) -> bool:
-    """Whether the table there has these rows, with these responses, and no others."""
-    there = load_from_disk(str(folder)).select_columns(["id", "response"])
-    return list(zip(there["id"], there["response"], strict=True)) == [
-        (reading.id, hash_response(reading.response_ids)) for reading in readings
+    """Whether the table there has these rows, with these prompts and responses, and no others."""
+    there = load_from_disk(str(folder)).select_columns(["id", "prompt", "response"])
+    return [tuple(row.values()) for row in there] == [
+        (reading.id, hash_tokens(reading.prompt_ids), hash_tokens(reading.response_ids))
+        for reading in readings
     ]
 
 
@@ -306,8 +249,9 @@ def write_table(
     readings: list[Reading], keys: list[str], folder: Path, place: Path, settings: dict[str, Any]
 ) -> None:
     """Stream all rows from the journals into a table beside `folder`, then rename."""
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    aside.mkdir(parents=True)
+    for left_by_a_kill in folder.parent.glob(f"{folder.name}.*.partial"):
+        shutil.rmtree(left_by_a_kill)
+    aside = Path(mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
     stream = aside / "rows.arrow"
     schema = SOFT_TARGET_FEATURES.arrow_schema
     with pa.ipc.new_stream(str(stream), schema) as writer:
@@ -336,7 +280,9 @@ def iterate_columns(
             arrays = {name: array.reshape(-1) for name, array in load(packed).items()}
             cells = {
                 "id": reading.id,
-                "response": hash_response(reading.response_ids),
+                "question": reading.question,
+                "prompt": hash_tokens(reading.prompt_ids),
+                "response": hash_tokens(reading.response_ids),
                 **settings,
                 **arrays,
             }

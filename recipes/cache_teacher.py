@@ -22,8 +22,8 @@ from datasets import concatenate_datasets
 from transformers import AutoConfig
 
 from data_builders.build import DataArguments, identify_model, load_pairs
+from data_builders.schema import hash_vocabulary
 from data_builders.soft_targets import (
-    ModelScorer,
     Scorer,
     SoftTargetArguments,
     cache_soft_targets,
@@ -36,6 +36,8 @@ from trainer_ext.collator import RESPONSE_COLUMN
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.families import load_student_family
+from trainer_ext.teachers.model import ModelTeacher
+from trainer_ext.teachers.scorer import ModelScorer
 
 TINY_STORED = Path(__file__).parent / "configs" / "tiny_stored.yaml"
 
@@ -64,8 +66,15 @@ def main() -> None:
         AutoConfig.from_pretrained(source, revision=revision).get_text_config().vocab_size
     )
     family = load_student_family(model.model_name_or_path, model.model_revision)
+    if hash_vocabulary(tokenizer) != hash_vocabulary(family.tokenizer):
+        raise ValueError(
+            f"{source} and {model.model_name_or_path} have unlike vocabularies, so the student could not learn from "
+            "its tokens: choose a teacher of the student's own tokenizer family"
+        )
+    precision = "4-bit" if model.teacher_load_in_4bit else model.teacher_dtype or model.dtype
     settings = make_settings(
         identify_model(source, revision),
+        "server" if soft.teacher_server else f"model in {precision}",
         tokenizer,
         min(teacher_rows, family.vocabulary_rows),
         soft.soft_targets_k,
@@ -79,14 +88,15 @@ def main() -> None:
             return ServerScorer(
                 soft.teacher_server, source, settings["vocabulary_rows"], settings["k"]
             )
-        return ModelScorer(
+        teacher = ModelTeacher.from_pretrained(
             source,
             revision,
             model.teacher_dtype or model.dtype,
-            str(state.device),
-            settings["vocabulary_rows"],
-            settings["k"],
-            settings["temperatures"],
+            model.teacher_load_in_4bit,
+            model.teacher_device_map,
+        )
+        return ModelScorer(
+            teacher, settings["vocabulary_rows"], settings["k"], settings["temperatures"]
         )
 
     made = cache_soft_targets(

@@ -17,7 +17,6 @@ import torch
 
 from data_builders.build import DataArguments, identify_model, load_pairs
 from data_builders.soft_targets import (
-    ModelScorer,
     cache_soft_targets,
     load_tokenizer,
     make_settings,
@@ -27,6 +26,7 @@ from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.families import load_student_family
 from trainer_ext.teachers.itself import SelfTeacher
 from trainer_ext.teachers.model import ModelTeacher
+from trainer_ext.teachers.scorer import ModelScorer
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
 from trainer_ext.trainer import CrossModalDistillTrainer
 
@@ -90,26 +90,25 @@ def teacher() -> ModelTeacher:
 
 
 @pytest.fixture(scope="session")
-def soft_targets(pairs, family, tmp_path_factory) -> Path:
+def soft_targets(pairs, teacher, family, tmp_path_factory) -> Path:
     """What the lab's teacher thinks of the small data set, 64 ids a token."""
     folder = tmp_path_factory.mktemp("soft") / "table"
-    make_soft_targets(folder, pairs, family.vocabulary_rows)
+    make_soft_targets(folder, pairs, teacher, family.vocabulary_rows)
     return folder
 
 
-def make_soft_targets(folder, pairs, vocabulary_rows, k=64, temperatures=(1.0, 2.0)) -> dict:
+def make_soft_targets(folder, pairs, teacher, rows_of_vocabulary, k=64) -> dict:
     tokenizer = load_tokenizer(TEACHER, "main")
+    identity = identify_model(TEACHER)
     settings = make_settings(
-        identify_model(TEACHER), tokenizer, vocabulary_rows, k, list(temperatures)
+        identity, "model in float32", tokenizer, rows_of_vocabulary, k, [1.0, 2.0]
     )
     rows = datasets.concatenate_datasets(list(pairs.values()))
     return cache_soft_targets(
         read_rows(rows, "teacher_response", tokenizer),
         folder,
         settings,
-        lambda: ModelScorer(
-            TEACHER, "main", "float32", "cpu", vocabulary_rows, k, settings["temperatures"]
-        ),
+        lambda: ModelScorer(teacher, rows_of_vocabulary, k, settings["temperatures"]),
         batch_size=16,
     )
 
@@ -162,13 +161,20 @@ def make_config(tmp_path):
 def make_trainer(student, family, make_teacher, pairs, make_config):
     """A trainer of the lab's student on the small data set; arguments go to the configuration."""
 
-    def make(train_dataset=None, eval_dataset=None, peft_config=None, model=None, **arguments):
+    def make(
+        train_dataset=None,
+        eval_dataset=None,
+        peft_config=None,
+        model=None,
+        teacher=None,
+        **arguments,
+    ):
         config = make_config(**arguments)
         return CrossModalDistillTrainer(
             model=student if model is None else model,
             args=config,
             family=family,
-            teacher=make_teacher(config.teacher_kind, config.temperature),
+            teacher=teacher or make_teacher(config.teacher_kind, config.temperature),
             train_dataset=pairs["train"] if train_dataset is None else train_dataset,
             eval_dataset=eval_dataset,
             peft_config=peft_config,

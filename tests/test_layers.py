@@ -30,6 +30,7 @@ ORDER = [
     ["trainer_ext.teachers.kinds"],
     ["trainer_ext.teachers.written"],
     ["trainer_ext.teachers.model"],
+    ["trainer_ext.teachers.scorer"],
     ["trainer_ext.teachers.itself"],
     ["trainer_ext.teachers.stored"],
     ["trainer_ext.collator"],

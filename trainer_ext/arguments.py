@@ -146,6 +146,11 @@ class ModelArguments(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.teacher_load_in_4bit and self.teacher_device_map == "offload":
+            raise ValueError(
+                "teacher_load_in_4bit and teacher_device_map 'offload' exclude each other: bitsandbytes keeps its "
+                "weights on the device. Offload the teacher whole, or leave it in 4-bit beside the student"
+            )
         if self.model_name_or_path is None:
             raise ValueError("model_name_or_path is not set: which speech LLM is the student?")
         if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:

@@ -68,7 +68,7 @@ def check_rows(
                 raise ValueError(f"{name}: {error}") from error
             check_length(row["id"], "s2t", len(prompt) + len(response), max_length)
         if teacher is not None:
-            teacher.check_row(row["id"], row[response_column], response)
+            teacher.check_row(row, row[response_column], response)
     for channel, count in trained.items():
         if count == 0:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 A function takes log p and log q, (R, outcomes) each and normalised over the outcomes, and beta. It returns the
 divergence (R,) and writes its `pull`, q * dD/dq (R, outcomes), into a buffer: by the logits of q the gradient is then
-pull - q * sum(pull), whatever the divergence. log p may be overwritten, so that nothing of this size is allocated.
+pull - q * sum(pull), whatever the divergence. log p may be overwritten. Logits are finite.
 """
 
 import math

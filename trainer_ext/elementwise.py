@@ -62,9 +62,10 @@ class PlainScorer:
         """The divergence of R tokens (R,), and its gradient by logits / temperature (R, V shared)."""
         shared = target.logits.shape[1]
         log_q, log_p, pull = (self.buffers[i][: len(logits), :shared] for i in (0, 2, 3))
-        for log_softmax, some in ((log_q, logits[:, :shared]), (log_p, target.logits[target.rows])):
-            scaled = torch.div(some, self.objective.temperature, out=pull)
-            torch.log_softmax(scaled, dim=-1, out=log_softmax)
+        torch.div(logits[:, :shared], self.objective.temperature, out=pull)
+        torch.log_softmax(pull, dim=-1, out=log_q)
+        torch.index_select(target.logits, 0, target.rows, out=pull)
+        torch.log_softmax(pull.div_(self.objective.temperature), dim=-1, out=log_p)
         divergence = DIVERGENCES[self.objective.divergence]
         value = divergence(log_p, log_q, self.objective.beta, pull)
         total_pull = pull.sum(dim=-1, keepdim=True)
@@ -83,9 +84,9 @@ class PlainScorer:
         # The student's tail is summed itself: 1 minus the kept mass would lose a small one to rounding.
         log_q_all.scatter_(1, ids, -torch.inf)
         tail = torch.log_softmax(log_q_all, dim=-1, out=scaled)  # within the tail
-        value, outcome_grad = compare_outcomes(
-            log_q, log_q_all.logsumexp(dim=-1), stored, self.objective
-        )
+        one = log_q_all.argmax(dim=-1, keepdim=True)  # any id of it tells how the two differ
+        log_q_tail = (log_q_all.gather(1, one) - tail.gather(1, one)).squeeze(1)
+        value, outcome_grad = compare_outcomes(log_q, log_q_tail, stored, self.objective)
         # The tail's gradient falls on its ids in proportion to their probabilities.
         grad = tail.exp_().mul_(outcome_grad[:, -1:])
         return value, grad.scatter_(1, ids, outcome_grad[:, :-1])

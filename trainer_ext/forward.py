@@ -15,16 +15,28 @@ from transformers.utils import ModelOutput
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from trainer_ext.alignment import gather_response_labels, gather_response_states
-from trainer_ext.losses import Objective, TeacherSignal, distillation_loss
+from trainer_ext.losses import LossParts, Objective, TeacherSignal, distillation_loss
 
 
-@dataclass
 class DistillRequest:
-    """What one forward is asked to score."""
+    """What one forward is asked to score, and its answer in full.
 
-    labels: Tensor  # (B, T)
-    teacher: TeacherSignal | None  # its `rows` in the order of the N response tokens of `labels`
-    objective: Objective
+    Not a dataclass: FSDP2 casts the tensors in a dataclass to the run's precision on their way in, and those of an
+    output on their way out. A teacher's signal and the parts of a loss in bfloat16 would be worth little.
+
+    Args:
+        labels: (B, T).
+        teacher: its `rows` in the order of the N response tokens of `labels`.
+
+    Attributes:
+        parts: set by the forward.
+    """
+
+    def __init__(self, labels: Tensor, teacher: TeacherSignal | None, objective: Objective) -> None:
+        self.labels = labels
+        self.teacher = teacher
+        self.objective = objective
+        self.parts: LossParts | None = None
 
 
 @dataclass
@@ -36,13 +48,9 @@ class StatesRequest:
 
 @dataclass
 class DistillOutput(ModelOutput):
-    """`losses.LossParts` in the shape that wrappers of models know how to pass on (which wants defaults)."""
+    """What carries the gradient out, in the shape that wrappers of models pass on (which wants defaults)."""
 
     total: Tensor = None  # type: ignore[assignment]  # scalar, summed over the N response tokens
-    ce: Tensor = None  # type: ignore[assignment]  # (N,)
-    kl: Tensor = None  # type: ignore[assignment]  # (N,)
-    correct: Tensor = None  # type: ignore[assignment]  # (N,)
-    entropy: Tensor = None  # type: ignore[assignment]  # (N,)
 
 
 @dataclass
@@ -71,14 +79,14 @@ def add_distill_forward(model: PreTrainedModel) -> None:
             return StatesOutput(states=states)
         head = model.get_output_embeddings().weight  # looked up here: FSDP and PEFT replace it
         with maybe_gather_lm_head_ctx(head):
-            parts = distillation_loss(
+            distill.parts = distillation_loss(
                 states,
                 gather_head(head) if isinstance(head, DTensor) else head,
                 gather_response_labels(distill.labels),
                 distill.teacher,
                 distill.objective,
             )
-        return DistillOutput(**vars(parts))
+        return DistillOutput(total=distill.parts.total)
 
     model.forward = forward
 

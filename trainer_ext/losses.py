@@ -4,7 +4,8 @@
 
 (paper, section 3.2; both softmaxes of D at `temperature`). One pass over chunks of tokens: the student's logits of a
 chunk are made once, serve CE and D, and are overwritten by their own gradient, which is finished in the forward. What
-lives at a time is one chunk of the student's logits, one of the teacher's, and a few rows of each.
+lives at a time is one chunk of the student's logits, one of the teacher's, and a few rows of each; a head in half
+precision wants a copy of a chunk besides, to be multiplied with.
 
 N response tokens of the student, M of the teacher (a question's channels share them), V vocabulary rows of the
 student, H and H_t hidden sizes of student and teacher, k kept ids of a stored teacher.
@@ -71,32 +72,36 @@ def distillation_loss(
     """
     if chunk_tokens is None:
         chunk_tokens = _divide_fairly(len(states), teacher)
+    # Asked here: inside the function autograd is off, and a trained head looks as if it wanted a gradient.
+    with_grad = torch.is_grad_enabled()
     total, ce, kl, correct, entropy = _OnePass.apply(
-        states, head, labels, teacher, objective, chunk_tokens
+        states, head, labels, teacher, objective, chunk_tokens, with_grad
     )
     return LossParts(total, ce, kl, correct, entropy)
 
 
 class _OnePass(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, head, labels, teacher, objective, chunk_tokens):
+    def forward(ctx, states, head, labels, teacher, objective, chunk_tokens, with_grad):
         precision = torch.promote_types(states.dtype, torch.float32)
-        student = _Projection(head, states, precision, chunk_tokens)
+        chunks = _walk(labels, teacher, chunk_tokens)
+        student = Projection(head, states, precision, chunk_tokens)
         live = None
         if isinstance(teacher, LiveSignal):
             teacher_head = head if teacher.head is None else teacher.head
-            live = _Projection(
+            live = Projection(
                 teacher_head[: min(len(head), len(teacher_head))],
                 teacher.states,
                 precision,
-                chunk_tokens,
+                max((last - first + 1 for _, _, first, last in chunks), default=0),
             )
         ce, kl, entropy = (states.new_zeros(len(labels), dtype=precision) for _ in range(3))
         correct = torch.zeros_like(labels, dtype=torch.bool)
-        states_grad = torch.empty_like(states) if ctx.needs_input_grad[0] else None
-        head_grad = torch.zeros_like(head, dtype=precision) if ctx.needs_input_grad[1] else None
+        wanted = [wants and with_grad for wants in ctx.needs_input_grad]
+        states_grad = torch.empty_like(states) if wanted[0] else None
+        head_grad = torch.zeros_like(head, dtype=precision) if wanted[1] else None
         score = load_scorer(student.logits, objective)
-        for chunk, rows, first, last in _walk(labels, teacher, chunk_tokens):
+        for chunk, rows, first, last in chunks:
             logits = student.project(chunk)  # (C, V), and from here on their gradient
             target: TeacherChunk = None
             if live is not None:
@@ -127,10 +132,10 @@ class _OnePass(torch.autograd.Function):
             states_grad.mul_(total_grad)
         if head_grad is not None:
             head_grad = head_grad.mul_(total_grad).to(ctx.head_dtype)
-        return states_grad, head_grad, None, None, None, None
+        return states_grad, head_grad, None, None, None, None, None
 
 
-class _Projection:
+class Projection:
     """A head and one buffer for the logits of a chunk, in the precision of the loss."""
 
     def __init__(
@@ -166,20 +171,25 @@ def _divide_fairly(tokens: int, teacher: TeacherSignal | None) -> int:
     return -(-tokens // max(chunks, 1)) or 1
 
 
-def _walk(labels: Tensor, teacher: TeacherSignal | None, chunk_tokens: int):
+def _walk(
+    labels: Tensor, teacher: TeacherSignal | None, chunk_tokens: int
+) -> list[tuple[Tensor, Tensor, int, int]]:
     """Chunks of the student's tokens in the order of the teacher's, so that channels share what they are compared with.
 
-    Yields indices of tokens (C,), the teacher's token of each (C,), and the first and last of these.
+    Each is the tokens' indices (C,), the teacher's token of each (C,), and the first and last of these.
     """
     rows = torch.arange(len(labels), device=labels.device) if teacher is None else teacher.rows
     order = rows.argsort(stable=True)
+    ordered = rows[order]
     starts = list(range(0, len(labels), chunk_tokens))
     ends = [min(start + chunk_tokens, len(labels)) - 1 for start in starts]
     # One wait for the device, not two a chunk.
-    firsts, lasts = (rows[order[at]].tolist() for at in (starts, ends))
-    for start, first, last in zip(starts, firsts, lasts, strict=True):
-        chunk = order[start : start + chunk_tokens]
-        yield chunk, rows[chunk], first, last
+    firsts, lasts = (ordered[at].tolist() for at in (starts, ends))
+    return list(
+        zip(order.split(chunk_tokens), ordered.split(chunk_tokens), firsts, lasts, strict=True)
+        if starts
+        else []
+    )
 
 
 def load_scorer(room: Tensor, objective: Objective) -> Scorer:

@@ -13,7 +13,7 @@ from torch import Tensor
 class LiveSignal:
     """What a model thinks of the response tokens: its hidden states and the head that reads them."""
 
-    rows: Tensor  # (N,), which of the teacher's tokens each of the student's is
+    rows: Tensor  # (N,), which of the teacher's tokens each of the student's is; all of them occur
     states: Tensor  # (M, H_t)
     head: Tensor | None  # (V_t, H_t); None: the student's own
 

@@ -23,8 +23,8 @@ from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.checkpoints import find_damage, find_last_whole, write_manifest
 from trainer_ext.checks import check_rows
 from trainer_ext.collator import PairCollator
-from trainer_ext.forward import DistillOutput, DistillRequest, add_distill_forward
-from trainer_ext.losses import Objective
+from trainer_ext.forward import DistillRequest, add_distill_forward
+from trainer_ext.losses import LossParts, Objective
 from trainer_ext.teachers.kinds import NO_TEACHER, Teacher
 
 logger = logging.get_logger(__name__)
@@ -105,7 +105,7 @@ class CrossModalDistillTrainer(SFTTrainer):
         self.teacher = teacher
         self.objective = Objective(args.kl_weight, args.temperature, args.divergence, args.beta)
         if teacher is not None:
-            teacher.attach(self.model, self.accelerator.device)
+            teacher.attach(self.model, self.accelerator.device, args.temperature)
         self._sums = {mode: self._empty_sums() for mode in ("train", "eval")}
 
     def compute_loss(
@@ -130,7 +130,10 @@ class CrossModalDistillTrainer(SFTTrainer):
         if self.teacher is not None:
             paired = pair_with_teacher(labels, response_lengths, question_of_row)
             signal = self.teacher.signal(asked, paired)
-        parts = model(**batch, distill=DistillRequest(labels, signal, self.objective))
+        request = DistillRequest(labels, signal, self.objective)
+        output = model(**batch, distill=request)
+        parts = request.parts
+        assert parts is not None
         rows = response_rows(labels)  # (N,)
         if not torch.isfinite(parts.total):
             raise FloatingPointError(
@@ -138,12 +141,12 @@ class CrossModalDistillTrainer(SFTTrainer):
             )
         self._add_to_sums(parts, channel[rows])
         if num_items_in_batch is None:
-            loss = parts.total / max(len(rows), 1)
+            loss = output.total / max(len(rows), 1)
         else:
-            loss = parts.total / num_items_in_batch
+            loss = output.total / num_items_in_batch
             if self.args.average_tokens_across_devices:
                 loss = loss * self.accelerator.num_processes
-        return (loss, parts) if return_outputs else loss
+        return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what each channel's loss is made of, averaged over the tokens since the last log: `s2t/ce`, ..."""
@@ -242,7 +245,7 @@ class CrossModalDistillTrainer(SFTTrainer):
             len(CHANNELS), 1 + len(PARTS), dtype=torch.float64, device=self.accelerator.device
         )
 
-    def _add_to_sums(self, parts: DistillOutput, channel: Tensor) -> None:
+    def _add_to_sums(self, parts: LossParts, channel: Tensor) -> None:
         """Add the tokens of this batch, (N,) each, to the sums of their channels."""
         sums = self._sums["train" if self.model.training else "eval"]
         values = torch.stack(
@@ -259,7 +262,7 @@ class CrossModalDistillTrainer(SFTTrainer):
 
     def _describe_bad_rows(
         self,
-        parts: DistillOutput,
+        parts: LossParts,
         rows: Tensor,
         channel: Tensor,
         question_of_row: Tensor,

@@ -1,15 +1,15 @@
 """Soft targets: what is kept of a teacher, from a model or a server, and that no kill costs what was scored."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from datasets import concatenate_datasets, load_from_disk
-from transformers import AutoModelForCausalLM
 
 from data_builders.build import identify_model
 from data_builders.logprob_server import ServerScorer
 from data_builders.soft_targets import (
-    ModelScorer,
     SoftTargetArguments,
     cache_soft_targets,
     load_tokenizer,
@@ -18,6 +18,8 @@ from data_builders.soft_targets import (
 )
 from tests.conftest import TEACHER
 from tests.data_builders.logprob_http import LogprobHttpServer
+from trainer_ext.teachers.model import ModelTeacher
+from trainer_ext.teachers.scorer import ModelScorer
 
 K, TEMPERATURES = 16, [1.0, 2.0]
 
@@ -34,8 +36,8 @@ def readings(pairs, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return AutoModelForCausalLM.from_pretrained(TEACHER, dtype=torch.float32)
+def model(teacher):
+    return teacher.model
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,9 @@ def rows_of_vocabulary(model) -> int:
 
 
 def settings_of(tokenizer, rows_of_vocabulary, k=K, temperatures=TEMPERATURES):
-    return make_settings(identify_model(TEACHER), tokenizer, rows_of_vocabulary, k, temperatures)
+    return make_settings(
+        identify_model(TEACHER), "model in float32", tokenizer, rows_of_vocabulary, k, temperatures
+    )
 
 
 class CountingScorer:
@@ -52,9 +56,11 @@ class CountingScorer:
 
     def __init__(self, settings, most_calls: int = 10**9) -> None:
         self.scorer = ModelScorer(
-            TEACHER, "main", "float32", "cpu", settings["vocabulary_rows"], settings["k"],
+            ModelTeacher.from_pretrained(TEACHER, dtype="float32"),
+            settings["vocabulary_rows"],
+            settings["k"],
             settings["temperatures"],
-        )  # fmt: skip
+        )
         self.most_calls, self.rows = most_calls, 0
 
     def score(self, readings):
@@ -140,14 +146,44 @@ def test_new_rows_join_a_table_and_other_settings_do_not_replace_it(
         cache_soft_targets(readings, folder, other, lambda: pytest.fail("loaded"), 4)
 
 
-def test_a_server_gives_what_the_model_in_memory_gives(
-    readings, tokenizer, model, rows_of_vocabulary, tmp_path
+def test_a_changed_question_makes_a_new_table(readings, tokenizer, rows_of_vocabulary, tmp_path):
+    """Ids and answers stay, the system prompt changes: what the teacher thought of the old one is no longer true."""
+    settings, folder = settings_of(tokenizer, rows_of_vocabulary), tmp_path / "table"
+    cache_soft_targets(readings[:4], folder, settings, lambda: CountingScorer(settings), 4)
+    before = load_from_disk(str(folder))[0]
+    changed = [dataclasses.replace(r, prompt_ids=r.prompt_ids[1:]) for r in readings[:4]]
+    cache_soft_targets(changed, folder, settings, lambda: CountingScorer(settings), 4)
+    after = load_from_disk(str(folder))[0]
+    assert after["id"] == before["id"]
+    assert after["log_probs"] != before["log_probs"]
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(
+    readings, tokenizer, rows_of_vocabulary, tmp_path
 ):
+    """Gigabytes of it, and in a container the next process may have the same number."""
+    settings = settings_of(tokenizer, rows_of_vocabulary)
+    (tmp_path / "table.1.partial").mkdir()
+    scorer = CountingScorer(settings)
+    cache_soft_targets(readings[:4], tmp_path / "table", settings, lambda: scorer, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table", "table.journal"]
+
+
+def test_no_answers_and_too_large_a_k_are_said_before_the_teacher_is_loaded(pairs, tokenizer):
+    """A night later the run would refuse the table."""
+    empty = pairs["train"].map(lambda row: {"gold_response": None})
+    with pytest.raises(ValueError, match="no row of the data set has a gold_response"):
+        read_rows(empty, "gold_response", tokenizer)
+    with pytest.raises(ValueError, match="share 100 vocabulary rows"):
+        settings_of(tokenizer, 100, k=101)
+
+
+def test_a_server_gives_what_the_model_in_memory_gives(readings, teacher, model):
     """vLLM's answer, over real HTTP: ranks, an actual token beyond the k, string ids, the first token without one."""
     some = readings[:12]
     with LogprobHttpServer(model, "lab-teacher", max_logprobs=K) as server:
         answer = ServerScorer(server.url, "lab-teacher", model.config.vocab_size, K).score(some)
-    scorer = ModelScorer(TEACHER, "main", "float32", "cpu", model.config.vocab_size, K, [1.0])
+    scorer = ModelScorer(teacher, model.config.vocab_size, K, [1.0])
     for ours, theirs in zip(scorer.score(some), answer, strict=True):
         assert np.array_equal(ours.ids, theirs.ids)
         assert np.allclose(ours.log_probs, theirs.log_probs, atol=1e-5)

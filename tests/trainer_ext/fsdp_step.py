@@ -1,6 +1,7 @@
 """One backward of the tiny lab sharded by FSDP2 over the processes that torchrun starts; keeps the whole gradient.
 
-torchrun --standalone --nproc_per_node 2 fsdp_step.py '{"dataset": folder, "output": file, "shard_head": true}'
+torchrun --standalone --nproc_per_node 2 fsdp_step.py \
+    '{"dataset": folder, "output": file, "shard_head": true, "bf16": false}'
 """
 
 import json
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from datasets import load_from_disk
 from safetensors.torch import save_file
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from trainer_ext import PairCollator, load_student_family
@@ -31,11 +32,13 @@ def main() -> None:
     model = family.load_model(str(LAB / "student"), dtype="float32")
     add_distill_forward(model)
     if world > 1:
+        half = torch.bfloat16 if settings["bf16"] else None
+        policy = MixedPrecisionPolicy(param_dtype=half, output_dtype=half)
         if settings["shard_head"]:
-            fully_shard(model.lm_head)  # its weight is a DTensor inside the forward
+            fully_shard(model.lm_head, mp_policy=policy)  # a DTensor inside the forward
         for layer in model.model.language_model.layers:
-            fully_shard(layer)
-        fully_shard(model)
+            fully_shard(layer, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
     teacher = ModelTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
     rows = list(load_from_disk(settings["dataset"]))
     batch = PairCollator(family, teacher.reader)(rows[rank::world])
@@ -48,8 +51,12 @@ def main() -> None:
     asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
     del batch["channel"], batch["row_ids"]
     signal = teacher.signal(asked, pair_with_teacher(labels, lengths, questions))
-    parts = model(**batch, distill=DistillRequest(labels, signal, Objective()))
-    (parts.total / tokens * world).backward()
+    request = DistillRequest(labels, signal, Objective())
+    output = model(**batch, distill=request)
+    (output.total / tokens * world).backward()
+    parts = request.parts
+    assert {part.dtype for part in (parts.total, parts.ce, parts.kl)} == {torch.float32}
+    assert signal.states.dtype == torch.float32
     gradients = {
         name: p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
         for name, p in model.named_parameters()

@@ -319,12 +319,14 @@ def test_the_last_prompt_token_counts_and_the_last_response_token_does_not():
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements that any tensor made under it has."""
+    """Remembers the most elements that any tensor made under it has, and how many matrix products made them."""
 
     elements = 0
+    products = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
+        self.products += function.__name__.split(".")[0] in ("mm", "addmm_")
         if isinstance(result, torch.Tensor):
             self.elements = max(self.elements, result.numel())
         return result
@@ -358,6 +360,22 @@ def test_a_batch_without_response_tokens_gives_a_finite_zero_with_a_gradient_pat
         parts.total.backward()
     assert states.grad.shape == (0, 8)
     assert not head.grad.any()
+
+
+def test_evaluation_makes_no_gradient():
+    """A trained head would get a gradient of its own size at every batch that is only scored."""
+    states, head, labels, teacher_states, teacher_head = make_inputs(tokens=20)
+    signal = live(teacher_states, teacher_head)
+    seen = []
+    for with_grad in (True, False):
+        head.requires_grad_()
+        with torch.set_grad_enabled(with_grad), LargestTensor() as counter:
+            distillation_loss(states, head, labels, signal, chunk_tokens=5)
+        seen.append(counter.products)
+    assert seen == [
+        4 * 3,
+        4 * 2,
+    ]  # two heads read for each of four chunks, and one gradient of a head
 
 
 def test_a_second_backward_is_refused():

@@ -23,7 +23,7 @@ class SelfTeacher:
         self.reader = OwnQuestions(family)
         self.student: Any = None
 
-    def attach(self, student: nn.Module, device: torch.device) -> None:
+    def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
         """
         Raises:
             ValueError: there is nothing to switch off.

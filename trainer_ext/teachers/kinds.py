@@ -18,8 +18,13 @@ TEACHER_KINDS = ("model", "self", "stored", NO_TEACHER)
 class Reader(Protocol):
     """What a teacher reads of a row."""
 
-    def check_row(self, row_id: str, response: str, student_ids: list[int]) -> None:
-        """Refuse a row whose response this teacher could not be compared on; ValueError names the row."""
+    def check_row(self, row: dict[str, Any], response: str, student_ids: list[int]) -> None:
+        """Refuse a row whose response this teacher could not be compared on; ValueError names the row.
+
+        Args:
+            row: with its id, question and system prompt.
+            response: the one the run trains on, and `student_ids`, its tokens.
+        """
         ...
 
     def encode(
@@ -37,8 +42,12 @@ class Teacher(Protocol):
     @property
     def reader(self) -> Reader: ...
 
-    def attach(self, student: nn.Module, device: torch.device) -> None:
-        """Settle beside the student that is about to be trained; ValueError where that cannot work."""
+    def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
+        """Settle beside the student that is about to be trained, at the run's temperature.
+
+        Raises:
+            ValueError: it cannot teach this student, or not at this temperature.
+        """
         ...
 
     def signal(self, asked: dict[str, Tensor], rows: Tensor) -> TeacherSignal:

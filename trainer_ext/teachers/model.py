@@ -5,6 +5,7 @@ from accelerate import PartialState, cpu_offload
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from trainer_ext.alignment import gather_response_states
 from trainer_ext.losses import LiveSignal
@@ -48,6 +49,11 @@ class ModelTeacher:
             device_map: None for this process's device; another one ("cuda:1", "cpu"); "auto" to spread it over what is
                 free; "offload" to keep it in the host's memory, each layer visiting this process's device.
         """
+        if is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "teacher_kind 'model' does not work under ZeRO-3, which would shard the teacher too: use 'stored' or "
+                "'self', or ZeRO-2 or FSDP2"
+            )
         device = PartialState().device
         model = AutoModelForCausalLM.from_pretrained(
             name_or_path,
@@ -63,7 +69,7 @@ class ModelTeacher:
         cpu_offload(model.base_model, execution_device=device)
         return teacher
 
-    def attach(self, student: nn.Module, device: torch.device) -> None:
+    def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
         """Bring the head to the student's device, where the loss reads it; the model stays where it was loaded."""
         self.head = self.head.to(device)
 
@@ -96,9 +102,9 @@ class ModelTeacher:
         theirs = self.model(input_ids=ids, use_cache=False).logits[0].float()
         states = self.read(ids, torch.ones_like(ids))[0]
         ours = (states.to(self.head.device, self.head.dtype) @ self.head.T).float()
-        if not torch.allclose(
-            ours, theirs.to(ours.device), rtol=0.02, atol=0.02 * float(theirs.abs().max())
-        ):
+        # Equal but for the order of summation; the gentlest of soft caps moves the largest logit by more.
+        slack = 1e-4 if self.head.dtype == torch.float32 else 1e-2
+        if (ours - theirs.to(ours.device)).abs().max() > slack * theirs.abs().max():
             raise ValueError(
                 f"{self.model.name_or_path} changes its logits after the head (soft-capping, a scale or a bias), which "
                 "this loss does not follow; choose another teacher, or store its soft targets from a server"

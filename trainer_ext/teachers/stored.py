@@ -12,11 +12,16 @@ import torch
 from datasets import Dataset, load_dataset, load_from_disk
 from torch import Tensor, nn
 
-from data_builders.schema import SOFT_TARGET_FEATURES, hash_response, hash_vocabulary
+from data_builders.schema import (
+    SOFT_TARGET_FEATURES,
+    hash_question,
+    hash_tokens,
+    hash_vocabulary,
+)
 from trainer_ext.losses import StoredSignal
 
-# What must be the same in every row, and in the run.
-SETTINGS = ("teacher", "tokenizer", "vocabulary_rows", "k", "temperatures")
+# What is the same in every row.
+SETTINGS = ("teacher", "made_by", "tokenizer", "vocabulary_rows", "k", "temperatures")
 
 
 class SoftTargets:
@@ -62,11 +67,13 @@ class SoftTargets:
                 f"{source} was made over {self.settings['vocabulary_rows']} vocabulary rows, but the student has "
                 f"{family.vocabulary_rows}: make it again with this student's config"
             )
+        self.temperature = temperature
         self.tail = next(
             i for i, tau in enumerate(self.settings["temperatures"]) if is_same(tau, temperature)
         )
         self.table = table.with_format("numpy")
         self.number_of_row = {row_id: number for number, row_id in enumerate(table["id"])}
+        self.made_for = list(zip(table["question"], table["response"], strict=True))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, **settings: Any) -> "SoftTargets":
@@ -82,27 +89,37 @@ class SoftTargets:
             )
         return cls(table, name_or_path, **settings)
 
-    def check_row(self, row_id: str, response: str, student_ids: list[int]) -> None:
+    def check_row(self, row: dict[str, Any], response: str, student_ids: list[int]) -> None:
         """
         Raises:
-            ValueError: nothing is stored for the row, or it is of another response.
+            ValueError: nothing is stored for the row, or it is of another question or response.
         """
-        if row_id not in self.number_of_row:
+        name = f"row {row['id']}"
+        if row["id"] not in self.number_of_row:
             raise ValueError(
-                f"row {row_id}: {self.source} has no soft targets for it. Run recipes/cache_teacher.py again with this "
+                f"{name}: {self.source} has no soft targets for it. Run recipes/cache_teacher.py again with this "
                 "run's config: what is there already costs nothing"
             )
-        stored = str(self.table[self.number_of_row[row_id]]["response"])
-        if stored != hash_response(student_ids):
+        question, answered = self.made_for[self.number_of_row[row["id"]]]
+        if question != hash_question(row["question"], row["system"]):
             raise ValueError(
-                f"row {row_id}: the soft targets in {self.source} are those of another response, or of one that "
-                "another tokenizer wrote. Make them again with this run's data and hard_targets"
+                f"{name}: the soft targets in {self.source} are those of another question or system prompt. Make them "
+                "again with this run's data"
+            )
+        if answered != hash_tokens(student_ids):
+            raise ValueError(
+                f"{name}: the soft targets in {self.source} are those of another response, or of one that another "
+                "tokenizer wrote. Make them again with this run's data and hard_targets"
             )
 
     def encode(
         self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str
     ) -> dict[str, Tensor]:
-        """`teacher_ids` and `teacher_log_probs` (M, k), `teacher_log_tails` (M,), question after question."""
+        """`teacher_ids`, `teacher_log_probs` (M, k) and `teacher_log_tails` (M,), question after question.
+
+        The last two travel as the bits of float16 and float32 in integers: DeepSpeed and FSDP cast the floating
+        inputs of a bfloat16 run to bfloat16, which would cost ten times what float16 costs.
+        """
         cells = [self.table[self.number_of_row[row["id"]]] for row in rows]
         low, high, log_probs = (
             np.concatenate([cell[name] for cell in cells]).reshape(-1, self.settings["k"])
@@ -112,8 +129,8 @@ class SoftTargets:
         tails = tails.reshape(-1, len(self.settings["temperatures"]))[:, self.tail]
         return {
             "teacher_ids": torch.from_numpy(low.astype(np.int64) + (high.astype(np.int64) << 16)),
-            "teacher_log_probs": torch.from_numpy(log_probs.astype(np.float32)),
-            "teacher_log_tails": torch.from_numpy(tails.astype(np.float32)),
+            "teacher_log_probs": torch.from_numpy(log_probs.astype(np.float16).view(np.int16)),
+            "teacher_log_tails": torch.from_numpy(tails.astype(np.float32).view(np.int32)),
         }
 
     def _check(self, name: str, ours: Any, theirs: list[Any]) -> None:
@@ -132,15 +149,22 @@ class StoredTeacher:
     def __init__(self, reader: SoftTargets) -> None:
         self.reader = reader
 
-    def attach(self, student: nn.Module, device: torch.device) -> None:
-        """Nothing to settle: batches bring what it thinks."""
+    def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
+        """
+        Raises:
+            ValueError: the table is read at another temperature than the run's.
+        """
+        if not is_same(self.reader.temperature, temperature):
+            raise ValueError(
+                f"the soft targets are read at temperature {self.reader.temperature}, the run's is {temperature}"
+            )
 
     def signal(self, asked: dict[str, Tensor], rows: Tensor) -> StoredSignal:
         return StoredSignal(
             rows,
             asked["teacher_ids"],
-            asked["teacher_log_probs"],
-            asked["teacher_log_tails"],
+            asked["teacher_log_probs"].view(torch.float16),
+            asked["teacher_log_tails"].view(torch.float32),
             self.reader.settings["vocabulary_rows"],
         )
 

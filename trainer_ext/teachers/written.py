@@ -29,7 +29,7 @@ class WrittenQuestions:
             return_dict=True,
         )["input_ids"]
 
-    def check_row(self, row_id: str, response: str, student_ids: list[int]) -> None:
+    def check_row(self, row: dict[str, Any], response: str, student_ids: list[int]) -> None:
         """Refuse a response that the two tokenizers write differently: its distributions could not be compared.
 
         Raises:
@@ -47,7 +47,7 @@ class WrittenQuestions:
             self.tokenizer.convert_ids_to_tokens(ids[at]) if at < len(ids) else "nothing"
         )
         raise ValueError(
-            f"row {row_id}: the teacher's and the student's tokenizers disagree on response token {at}: "
+            f"row {row['id']}: the teacher's and the student's tokenizers disagree on response token {at}: "
             f"the student's id {student_ids[at] if at < len(student_ids) else 'none'}, "
             f"the teacher's {ids[at] if at < len(ids) else 'none'} ({teacher_token!r}). Distillation compares token by "
             "token: choose a teacher of the student's own tokenizer family, or train with teacher_kind 'none'."
@@ -67,7 +67,7 @@ class OwnQuestions:
     def __init__(self, family: Any) -> None:
         self.family = family
 
-    def check_row(self, row_id: str, response: str, student_ids: list[int]) -> None:
+    def check_row(self, row: dict[str, Any], response: str, student_ids: list[int]) -> None:
         """Nothing: teacher and student share their tokenizer."""
 
     def encode(

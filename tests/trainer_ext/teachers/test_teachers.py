@@ -11,6 +11,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tests.conftest import TEACHER, make_soft_targets
 from trainer_ext.adapters import count_linear_classes
+from trainer_ext.arguments import ModelArguments
 from trainer_ext.checks import check_rows
 from trainer_ext.teachers.model import ModelTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
@@ -38,12 +39,13 @@ def lora(family, **arguments) -> LoraConfig:
 
 
 def test_a_stored_teacher_that_kept_everything_equals_the_live_one(
-    make_trainer, pairs, family, tmp_path
+    make_trainer, pairs, teacher, family, tmp_path
 ):
     """What is left is the rounding of log-probabilities to two bytes."""
     live = make_trainer()
     expected, expected_gradient = loss_and_gradient(live, batch_of(live))
-    make_soft_targets(tmp_path / "all", pairs, family.vocabulary_rows, k=family.vocabulary_rows)
+    rows = family.vocabulary_rows
+    make_soft_targets(tmp_path / "all", pairs, teacher, rows, k=rows)
     table = SoftTargets.from_pretrained(
         str(tmp_path / "all"), family=family, temperature=2.0, k=family.vocabulary_rows
     )
@@ -69,7 +71,7 @@ def test_where_the_teacher_lives_does_not_change_what_it_thinks(make_trainer, te
     """A layer that comes back from the host's memory half, or in another precision."""
     batch = batch_of(make_trainer())
     elsewhere = ModelTeacher.from_pretrained(TEACHER, dtype="float32", device_map=device_map)
-    elsewhere.attach(torch.nn.Module(), torch.device("cpu"))
+    elsewhere.attach(torch.nn.Module(), torch.device("cpu"), 2.0)
     assert torch.equal(states_of(elsewhere, batch), states_of(teacher, batch))
     assert torch.equal(elsewhere.head, teacher.head)
     offloaded = {p.device.type for p in elsewhere.model.base_model.parameters()} == {"meta"}
@@ -85,7 +87,7 @@ def test_a_teacher_in_4_bit_thinks_nearly_the_same_with_its_head_whole(make_trai
     trainer = make_trainer()
     batch = batch_of(trainer)
     whole, _ = loss_and_gradient(trainer, batch)
-    small.attach(trainer.model, torch.device("cpu"))
+    small.attach(trainer.model, torch.device("cpu"), 2.0)
     trainer.teacher = small
     assert loss_and_gradient(trainer, batch)[0] == pytest.approx(whole, rel=0.2)
 
@@ -100,11 +102,11 @@ def test_a_teacher_that_reworks_its_logits_is_refused(teacher):
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=16,
-        final_logit_softcapping=0.5,
+        final_logit_softcapping=30.0,
     )
     torch.manual_seed(0)
     capped = Gemma2ForCausalLM(config)
-    capped.get_output_embeddings().weight.data.normal_()
+    capped.get_output_embeddings().weight.data.normal_()  # logits of up to 20 or so
     with pytest.raises(ValueError, match="changes its logits after the head"):
         ModelTeacher(capped, teacher.reader)
 
@@ -225,7 +227,9 @@ def test_missing_soft_targets_are_said_with_the_command_that_makes_them(family, 
     with pytest.raises(ValueError, match=r"recipes/cache_teacher\.py"):
         SoftTargets.from_pretrained("outputs/soft/nowhere", **settings)
     pairs["train"].save_to_disk(str(tmp_path / "rows"))
-    with pytest.raises(ValueError, match="holds no soft targets: it has no column response"):
+    with pytest.raises(
+        ValueError, match="holds no soft targets: it has no column prompt, response"
+    ):
         SoftTargets.from_pretrained(str(tmp_path / "rows"), **settings)
 
 
@@ -233,6 +237,13 @@ def test_missing_soft_targets_are_said_with_the_command_that_makes_them(family, 
     ("change", "message"),
     [
         (lambda table: table.select(range(1, len(table))), "has no soft targets for it"),
+        (
+            lambda table: table.map(
+                lambda row, i: {"question": "0" * 16 if i == 0 else row["question"]},
+                with_indices=True,
+            ),
+            "those of another question or system prompt",
+        ),
         (
             lambda table: table.map(
                 lambda row, i: {"response": "0" * 16 if i == 0 else row["response"]},
@@ -252,6 +263,27 @@ def test_a_row_without_its_soft_targets_is_named_before_training(
     with pytest.raises(ValueError, match=message) as caught:
         check_rows(pairs["train"], family, table, ["t2t", "s2t"], "teacher")
     assert pairs["train"]["id"][0] in str(caught.value)
+
+
+def test_a_table_read_at_another_temperature_than_the_runs_is_refused(make_trainer, make_teacher):
+    """Kept ids at one temperature and the tail at another: a distribution that does not sum to one."""
+    with pytest.raises(ValueError, match=r"read at temperature 1\.0, the run's is 2\.0"):
+        make_trainer(teacher_kind="stored", teacher=make_teacher("stored", temperature=1.0))
+
+
+def test_a_quantised_teacher_cannot_be_offloaded():
+    """bitsandbytes would fail from its inside, after the download."""
+    with pytest.raises(ValueError, match="exclude each other"):
+        ModelArguments(
+            model_name_or_path="x", teacher_load_in_4bit=True, teacher_device_map="offload"
+        )
+
+
+def test_under_zero3_a_teacher_in_memory_is_refused(monkeypatch):
+    """It would be sharded with the student, and its head read as an empty tensor."""
+    monkeypatch.setattr("trainer_ext.teachers.model.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="does not work under ZeRO-3"):
+        ModelTeacher.from_pretrained(TEACHER)
 
 
 def test_ids_beyond_two_bytes_come_back(soft_targets, family):
