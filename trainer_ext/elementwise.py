@@ -13,7 +13,7 @@ from trainer_ext.signals import LiveChunk, Objective, StoredChunk, TeacherChunk
 BLOCK_LOGITS = {"cpu": 2**20, "cuda": 2**23}
 
 
-class PlainScorer:
+class PlainElementwise:
     """Works through a chunk block by block, in buffers of its own: fresh memory costs a CPU more than the arithmetic.
 
     Args:

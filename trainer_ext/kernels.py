@@ -18,8 +18,8 @@ WARPS = 8
 CODES = {"none": 0, "forward_kl": 1, "reverse_kl": 2, "jsd": 3}  # of DIVERGENCES, in the kernel
 
 
-class FusedScorer:
-    """As `elementwise.PlainScorer`, without a buffer of the logits' size."""
+class FusedElementwise:
+    """As `elementwise.PlainElementwise`, without a buffer of the logits' size."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer_ext.elementwise import PlainScorer
+from trainer_ext.elementwise import PlainElementwise
 from trainer_ext.signals import (
     PAPER,
     LiveChunk,
@@ -36,7 +36,7 @@ CHUNK_ROWS = 768
 
 # (logits (C, V), labels (C,), the teacher's side) -> CE, divergence, hit, entropy, (C,) each; the logits become their
 # gradient.
-Scorer = Callable[[Tensor, Tensor, TeacherChunk], tuple[Tensor, Tensor, Tensor, Tensor]]
+Elementwise = Callable[[Tensor, Tensor, TeacherChunk], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 @dataclass
@@ -100,7 +100,7 @@ class _OnePass(torch.autograd.Function):
         wanted = [wants and with_grad for wants in ctx.needs_input_grad]
         states_grad = torch.empty_like(states) if wanted[0] else None
         head_grad = torch.zeros_like(head, dtype=precision) if wanted[1] else None
-        score = load_scorer(student.logits, objective)
+        elementwise = choose_elementwise(student.logits, objective)
         for chunk, rows, first, last in chunks:
             logits = student.project(chunk)  # (C, V), and from here on their gradient
             target: TeacherChunk = None
@@ -108,7 +108,7 @@ class _OnePass(torch.autograd.Function):
                 target = LiveChunk(live.project(slice(first, last + 1)), rows - first)
             elif isinstance(teacher, StoredSignal):
                 target = teacher.chunk(rows)
-            ce[chunk], kl[chunk], correct[chunk], entropy[chunk] = score(
+            ce[chunk], kl[chunk], correct[chunk], entropy[chunk] = elementwise(
                 logits, labels[chunk], target
             )
             if states_grad is not None:
@@ -192,10 +192,10 @@ def _walk(
     )
 
 
-def load_scorer(room: Tensor, objective: Objective) -> Scorer:
+def choose_elementwise(room: Tensor, objective: Objective) -> Elementwise:
     """What turns a chunk's logits into figures and gradient: one Triton kernel on a GPU, else plain torch."""
     if room.is_cuda and importlib.util.find_spec("triton") is not None:
-        from trainer_ext.kernels import FusedScorer
+        from trainer_ext.kernels import FusedElementwise
 
-        return FusedScorer(objective)
-    return PlainScorer(room, objective)
+        return FusedElementwise(objective)
+    return PlainElementwise(room, objective)

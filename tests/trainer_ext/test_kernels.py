@@ -10,8 +10,8 @@ import torch
 pytest.importorskip("triton")
 
 from trainer_ext.divergences import DIVERGENCES
-from trainer_ext.elementwise import PlainScorer
-from trainer_ext.kernels import FusedScorer
+from trainer_ext.elementwise import PlainElementwise
+from trainer_ext.kernels import FusedElementwise
 from trainer_ext.signals import LiveChunk, Objective, StoredChunk
 
 COMPILE = """
@@ -67,8 +67,8 @@ def test_a_kernel_does_what_plain_torch_does(divergence, tokens, rows, shared, k
     """A second block of columns, ids beyond the shared ones, a teacher's row for two tokens, a tail and none."""
     objective = Objective(kl_weight=0.7, temperature=1.7, divergence=divergence, beta=0.3)
     logits, labels, target = make_chunk(tokens, rows, shared, k)
-    expected = PlainScorer(logits, objective)(plain := logits.clone(), labels, target)
-    seen = FusedScorer(objective)(fused := logits.clone(), labels, target)
+    expected = PlainElementwise(logits, objective)(plain := logits.clone(), labels, target)
+    seen = FusedElementwise(objective)(fused := logits.clone(), labels, target)
     for ours, theirs in zip((fused, *seen), (plain, *expected), strict=True):
         assert torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)
 
@@ -77,8 +77,8 @@ def test_a_kernel_without_a_teacher_is_cross_entropy():
     """The weight of nothing must be nothing, also where the softmax at the temperature overflows."""
     logits, labels, _ = make_chunk(4, 300, 300, None)
     logits[1] *= 1e4
-    expected = PlainScorer(logits, Objective())(plain := logits.clone(), labels, None)
-    seen = FusedScorer(Objective())(fused := logits.clone(), labels, None)
+    expected = PlainElementwise(logits, Objective())(plain := logits.clone(), labels, None)
+    seen = FusedElementwise(Objective())(fused := logits.clone(), labels, None)
     for ours, theirs in zip((fused, *seen), (plain, *expected), strict=True):
         assert torch.isfinite(ours).all()
         assert torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)
