@@ -77,16 +77,23 @@ class SoftTargets:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, **settings: Any) -> "SoftTargets":
-        """Read a folder of `cache_teacher.py`, or a data set of the Hub."""
-        if Path(name_or_path).is_dir():
-            table = load_from_disk(name_or_path)
-        elif name_or_path.count("/") == 1 and not Path(name_or_path).parent.is_dir():
-            table = load_dataset(name_or_path, split="train")
-        else:
-            raise ValueError(
-                f"there are no soft targets in {name_or_path}: make them by `accelerate launch "
-                "recipes/cache_teacher.py` with this run's config, which takes the teacher through the data once"
+        """Read a folder of `cache_teacher.py`, or a data set of the Hub.
+
+        Raises:
+            ValueError: there is neither, or what is there does not fit the run.
+        """
+        on_disk = Path(name_or_path).is_dir()
+        try:
+            table = (
+                load_from_disk(name_or_path)
+                if on_disk
+                else load_dataset(name_or_path, split="train")
             )
+        except (OSError, ValueError) as error:  # no such folder, no such repository, no network
+            raise ValueError(
+                f"there are no soft targets in {name_or_path} ({error}): make them by `accelerate launch "
+                "recipes/cache_teacher.py` with this run's config, which takes the teacher through the data once"
+            ) from error
         return cls(table, name_or_path, **settings)
 
     def check_row(self, row: dict[str, Any], response: str, student_ids: list[int]) -> None:

@@ -224,8 +224,9 @@ def test_soft_targets_of_two_settings_are_refused(soft_targets, family, tmp_path
 def test_missing_soft_targets_are_said_with_the_command_that_makes_them(family, pairs, tmp_path):
     """Before the student is loaded; and a data set of questions is none of soft targets."""
     settings = {"family": family, "temperature": 2.0, "k": 64}
-    with pytest.raises(ValueError, match=r"recipes/cache_teacher\.py"):
-        SoftTargets.from_pretrained("outputs/soft/nowhere", **settings)
+    for nowhere in ("outputs/soft/nowhere", "nobody/nowhere", str(tmp_path)):
+        with pytest.raises(ValueError, match=r"recipes/cache_teacher\.py"):
+            SoftTargets.from_pretrained(nowhere, **settings)
     pairs["train"].save_to_disk(str(tmp_path / "rows"))
     with pytest.raises(
         ValueError, match="holds no soft targets: it has no column prompt, response"
