@@ -105,6 +105,18 @@ def make_messages(question: str, system: str) -> list[dict[str, str]]:
     ]
 
 
+def encode_question(tokenizer: Any, question: str, system: str) -> list[int]:
+    """Token ids of a question as a text LLM reads it, up to where the answer starts."""
+    return tokenizer.apply_chat_template(
+        make_messages(question, system), add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"]
+
+
+def encode_answer(tokenizer: Any, response: str) -> list[int]:
+    """Token ids the loss scores: the answer and the end of the turn."""
+    return [*tokenizer.encode(response, add_special_tokens=False), tokenizer.eos_token_id]
+
+
 class SoftTarget(NamedTuple):
     """What is kept of a teacher at T response tokens."""
 

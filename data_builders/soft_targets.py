@@ -17,16 +17,17 @@ from accelerate import PartialState
 from datasets import Dataset, load_from_disk
 from safetensors.numpy import load, save
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from data_builders.journal import Journal, content_key
 from data_builders.schema import (
     SOFT_TARGET_FEATURES,
     SoftTarget,
+    encode_answer,
+    encode_question,
     hash_question,
     hash_tokens,
     hash_vocabulary,
-    make_messages,
 )
 
 ROWS_PER_WRITE = 256
@@ -104,16 +105,8 @@ def read_rows(
         Reading(
             row["id"],
             hash_question(row["question"], row["system"]),
-            tokenizer.apply_chat_template(
-                make_messages(row["question"], row["system"]),
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-            )["input_ids"],
-            [
-                *tokenizer.encode(row[response_column], add_special_tokens=False),
-                tokenizer.eos_token_id,
-            ],
+            encode_question(tokenizer, row["question"], row["system"]),
+            encode_answer(tokenizer, row[response_column]),
         )
         for row in rows.select_columns(["id", "question", "system", response_column])
         if row[response_column]
@@ -309,7 +302,3 @@ def describe_table(table: Dataset) -> dict[str, Any]:
             for tau, column in zip(first["temperatures"], tails.T, strict=True)
         },
     }
-
-
-def load_tokenizer(name_or_path: str, revision: str) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(name_or_path, revision=revision)

@@ -19,7 +19,7 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import concatenate_datasets
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from data_builders.build import DataArguments, identify_model, load_pairs
 from data_builders.schema import hash_vocabulary
@@ -27,7 +27,6 @@ from data_builders.soft_targets import (
     Scorer,
     SoftTargetArguments,
     cache_soft_targets,
-    load_tokenizer,
     make_settings,
     read_rows,
 )
@@ -61,7 +60,7 @@ def main() -> None:
     source, revision = model.teacher_model_name_or_path, model.teacher_model_revision
     with state.main_process_first():
         pairs = load_pairs(data, source, revision, str(state.device))
-    tokenizer = load_tokenizer(source, revision)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     teacher_rows = (
         AutoConfig.from_pretrained(source, revision=revision).get_text_config().vocab_size
     )

@@ -14,11 +14,11 @@ os.environ["TRITON_INTERPRET"] = (
 import datasets
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from data_builders.build import DataArguments, identify_model, load_pairs
 from data_builders.soft_targets import (
     cache_soft_targets,
-    load_tokenizer,
     make_settings,
     read_rows,
 )
@@ -98,7 +98,7 @@ def soft_targets(pairs, teacher, family, tmp_path_factory) -> Path:
 
 
 def make_soft_targets(folder, pairs, teacher, rows_of_vocabulary, k=64) -> dict:
-    tokenizer = load_tokenizer(TEACHER, "main")
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
     identity = identify_model(TEACHER)
     settings = make_settings(
         identity, "model in float32", tokenizer, rows_of_vocabulary, k, [1.0, 2.0]

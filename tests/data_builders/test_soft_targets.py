@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import concatenate_datasets, load_from_disk
+from transformers import AutoTokenizer
 
 from data_builders.build import identify_model
 from data_builders.logprob_server import ServerScorer
 from data_builders.soft_targets import (
     SoftTargetArguments,
     cache_soft_targets,
-    load_tokenizer,
     make_settings,
     read_rows,
 )
@@ -26,7 +26,7 @@ K, TEMPERATURES = 16, [1.0, 2.0]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(TEACHER, "main")
+    return AutoTokenizer.from_pretrained(TEACHER)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from data_builders.schema import make_messages
+from data_builders.schema import encode_answer, encode_question
 from trainer_ext.alignment import pad_rows
 
 
@@ -22,12 +22,7 @@ class WrittenQuestions:
 
     def encode_prompt(self, question: str, system: str) -> list[int]:
         """Token ids of the question, up to where the answer starts."""
-        return self.tokenizer.apply_chat_template(
-            make_messages(question, system),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-        )["input_ids"]
+        return encode_question(self.tokenizer, question, system)
 
     def check_row(self, row: dict[str, Any], response: str, student_ids: list[int]) -> None:
         """Refuse a response that the two tokenizers write differently: its distributions could not be compared.
@@ -35,10 +30,7 @@ class WrittenQuestions:
         Raises:
             ValueError: names the row and the first token they disagree on.
         """
-        ids = [
-            *self.tokenizer.encode(response, add_special_tokens=False),
-            self.tokenizer.eos_token_id,
-        ]
+        ids = encode_answer(self.tokenizer, response)
         if ids == student_ids:
             return
         length = min(len(ids), len(student_ids))
