@@ -22,6 +22,7 @@ from data_builders.soft_targets import (
     make_settings,
     read_rows,
 )
+from tests.tiny_omni import save_tiny_omni
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.families import load_student_family
 from trainer_ext.teachers.itself import SelfTeacher
@@ -76,6 +77,12 @@ def family():
 @pytest.fixture(scope="session")
 def pristine_student(family):
     return family.load_model(STUDENT, dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_omni(tmp_path_factory) -> Path:
+    """A full Qwen2.5-Omni in the published layout."""
+    return save_tiny_omni(tmp_path_factory.mktemp("omni") / "tiny-omni")
 
 
 @pytest.fixture

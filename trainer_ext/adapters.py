@@ -1,12 +1,17 @@
-"""Load a student for LoRA, QLoRA or full fine-tuning, and see that what must stay whole did."""
+"""Load a student for LoRA, QLoRA or full fine-tuning, and see that what must stay whole did; load its adapters, and see
+that they act.
+"""
 
 from collections import Counter
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.utils import load_peft_weights
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
+from transformers.utils import is_flash_attn_2_available
 from trl import get_peft_config, get_quantization_config
 
 from trainer_ext.arguments import ModelArguments
@@ -20,18 +25,79 @@ def load_student(arguments: ModelArguments, family: Any) -> PreTrainedModel:
     """
     assert arguments.model_name_or_path is not None
     quantization = make_quantization(arguments, family)
+    device = PartialState().device
+    sharded = is_fsdp_enabled() or is_deepspeed_zero3_enabled()
+    straight_to_device = quantization is not None or (device.type == "cuda" and not sharded)
     model = family.load_model(
         arguments.model_name_or_path,
         revision=arguments.model_revision,
         dtype=arguments.dtype,
-        attn_implementation=arguments.attn_implementation,
+        attn_implementation=arguments.attn_implementation
+        or choose_attention(device, arguments.dtype),
         quantization_config=quantization,
-        device_map=None if quantization is None else {"": PartialState().device},
+        device_map={"": device} if straight_to_device else None,
     )
     if quantization is not None:
         check_whole(model, quantization.llm_int8_skip_modules)
         keep_trainable_layout(model)
     return model
+
+
+def choose_attention(device: torch.device, dtype: str | torch.dtype | None) -> str:
+    """Flash attention where it is installed and can be used, else torch's own; rows packed into one want it most."""
+    half = str(dtype).removeprefix("torch.") in ("auto", "bfloat16", "float16")
+    can_flash = device.type == "cuda" and half and is_flash_attn_2_available()
+    return "flash_attention_2" if can_flash else "sdpa"
+
+
+def load_adapter(
+    model: PreTrainedModel, name_or_path: str, revision: str | None = None
+) -> PeftModel:
+    """An adapter on its base model, in eval mode, after a look at whether it acts.
+
+    Raises:
+        ValueError: its keys are not this model's, or it changes no logit. PEFT would load the one with a warning and
+            the other without, and the model would answer as if it had never been trained.
+    """
+    adapted = PeftModel.from_pretrained(model, name_or_path, revision=revision).eval()
+    check_keys(adapted, name_or_path, revision)
+    check_acts(adapted, name_or_path)
+    return adapted
+
+
+def check_keys(adapted: PeftModel, name_or_path: str, revision: str | None = None) -> None:
+    """Refuse a saved adapter whose keys are not those of the adapter in memory, naming them."""
+    saved = set(load_peft_weights(name_or_path, device="cpu", revision=revision))
+    wanted = set(get_peft_model_state_dict(adapted))
+    strangers, missing = sorted(saved - wanted), sorted(wanted - saved)
+    if strangers or missing:
+        raise ValueError(
+            f"the adapter {name_or_path} does not fit this model, and would be left untrained in part or whole: "
+            f"{describe_keys('it brings', strangers)}{describe_keys('it lacks', missing)}An adapter made for another "
+            "library, another version of transformers or the full model has to be renamed (recipes/export_omni.py does)"
+        )
+
+
+def describe_keys(what: str, keys: list[str], shown: int = 3) -> str:
+    if not keys:
+        return ""
+    more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return f"{what} {', '.join(keys[:shown])}{more}; "
+
+
+@torch.no_grad()
+def check_acts(adapted: PeftModel, name_or_path: str) -> None:
+    """Refuse an adapter with which the model says what it says without."""
+    ids = torch.arange(1, 9, device=adapted.device)[None]
+    with_it = adapted(input_ids=ids).logits
+    with adapted.disable_adapter():
+        without = adapted(input_ids=ids).logits
+    if torch.equal(with_it, without):
+        names = sorted(get_peft_model_state_dict(adapted))
+        raise ValueError(
+            f"the adapter {name_or_path} changes nothing: with it and without it the logits are the same. Its weights "
+            f"are as before training ({describe_keys('all of', names).rstrip('; ')})"
+        )
 
 
 def keep_trainable_layout(model: torch.nn.Module) -> None:

@@ -20,8 +20,11 @@ def check_rows(
     channels: list[str],
     hard_targets: str,
     max_length: int | None = None,
-) -> None:
+) -> list[int]:
     """Refuse a data set that a run could not train on; clips are not decoded here.
+
+    Returns:
+        The tokens that every row costs the student, all channels together.
 
     Raises:
         ValueError: a missing column; a row with an empty question or response, an unknown channel, a clip of zero
@@ -43,6 +46,7 @@ def check_rows(
         )
     clip_bytes = count_clip_bytes(dataset) if needs_speech else []
     trained = dict.fromkeys(channels, 0)
+    lengths = []
     for number, row in enumerate(dataset.select_columns([c for c in wanted if c != "speech"])):
         name = f"row {row['id']}"
         if not row["question"] or not row["question"].strip():
@@ -56,9 +60,11 @@ def check_rows(
             if channel in trained:
                 trained[channel] += 1
         response = family.encode_response(row[response_column])
+        lengths.append(0)
         if "t2t" in channels and "t2t" in row["channels"]:
             prompt = family.encode_text_prompt(row["question"], row["system"])
             check_length(row["id"], "t2t", len(prompt) + len(response), max_length)
+            lengths[-1] += len(prompt) + len(response)
         if needs_speech and "s2t" in row["channels"]:
             seconds = row["speech_seconds"]
             check_clip(name, seconds, clip_bytes[number], family.max_speech_seconds)
@@ -67,6 +73,7 @@ def check_rows(
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             check_length(row["id"], "s2t", len(prompt) + len(response), max_length)
+            lengths[-1] += len(prompt) + len(response)
         if teacher is not None:
             teacher.check_row(row, row[response_column], response)
     for channel, count in trained.items():
@@ -75,6 +82,7 @@ def check_rows(
                 f"no row of the data set trains channel {channel!r}, which the run's channels ask for. Build the data "
                 f"set with it, or run with channels without {channel!r}."
             )
+    return lengths
 
 
 def count_clip_bytes(dataset: Dataset) -> list[int]:

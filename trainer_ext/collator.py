@@ -1,6 +1,7 @@
 """Questions in, one batch of pairs out: a student row per question and channel, what the teacher needs per question.
 
-Student rows come channel by channel: all text rows, then all speech rows. Keys are the student's own input names,
+Student rows come channel by channel: all text rows, then all speech rows; in a run with speech every batch has a speech
+row, if only a silent one that nothing is learnt from. Keys are the student's own input names,
 `labels`, and
 
     channel             (B,)    index into CHANNELS
@@ -12,12 +13,14 @@ Student rows come channel by channel: all text rows, then all speech rows. Keys 
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from data_builders.schema import CHANNELS, decode_speech
+from data_builders.schema import CHANNELS, SPEECH_RATE_HZ, decode_speech
 from trainer_ext.alignment import pad_rows
 from trainer_ext.teachers.kinds import Reader
 
+SILENT_SAMPLES = SPEECH_RATE_HZ // 10  # two audio tokens
 RESPONSE_COLUMN = {"teacher": "teacher_response", "gold": "gold_response"}
 
 
@@ -50,8 +53,9 @@ class PairCollator:
         self.padding_side = padding_side
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        responses = [self.family.encode_response(row[self.response_column]) for row in rows]
+        answers = [self.family.encode_response(row[self.response_column]) for row in rows]
         prompts: list[list[int]] = []
+        responses: list[list[int]] = []
         clips = []
         questions: list[int] = []
         channel_of_row: list[int] = []
@@ -64,26 +68,30 @@ class PairCollator:
                 else:
                     clips.append(decode_speech(row["speech"], row["id"]))
                     prompts.append(self.family.encode_speech_prompt(len(clips[-1]), row["system"]))
+                responses.append(answers[question])
                 questions.append(question)
                 channel_of_row.append(index)
                 check_length(
-                    row["id"], channel, len(prompts[-1]) + len(responses[question]), self.max_length
+                    row["id"], channel, len(prompts[-1]) + len(responses[-1]), self.max_length
                 )
+        if "s2t" in self.channels and not clips:
+            # Sharded training hangs when one process runs the audio tower and another does not: a moment of silence,
+            # answered by nothing, so that every batch of the run is heard.
+            clips.append(np.zeros(SILENT_SAMPLES, dtype=np.float32))
+            prompts.append(self.family.encode_speech_prompt(SILENT_SAMPLES, ""))
+            responses.append([])
+            questions.append(0)
+            channel_of_row.append(CHANNELS.index("s2t"))
         batch: dict[str, Any] = {
-            **pad_rows(
-                prompts,
-                [responses[question] for question in questions],
-                self.family.tokenizer.pad_token_id,
-                self.padding_side,
-            ),
+            **pad_rows(prompts, responses, self.family.tokenizer.pad_token_id, self.padding_side),
             **self.family.extract_features(clips),
             "channel": torch.tensor(channel_of_row),
             "question_of_row": torch.tensor(questions),
-            "response_lengths": torch.tensor([len(response) for response in responses]),
+            "response_lengths": torch.tensor([len(answer) for answer in answers]),
             "row_ids": [row["id"] for row in rows],
         }
         if self.teacher is not None:
-            batch |= self.teacher.encode(rows, responses, self.padding_side)
+            batch |= self.teacher.encode(rows, answers, self.padding_side)
         return batch
 
 

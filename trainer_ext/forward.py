@@ -2,9 +2,13 @@
 
 `model(**inputs, distill=DistillRequest(...))` returns a `DistillOutput` instead of logits; every other call is the
 model's own forward. The idea is TRL's fused head (trl/trainer/utils.py, `add_fused_lm_head`).
+
+A batch comes padded and goes through the model packed, one row of all its tokens: a question is several times shorter
+in writing than by voice, and padding would be a third of the work.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +64,15 @@ class StatesOutput(ModelOutput):
     states: Tensor = None  # type: ignore[assignment]  # (N, H)
 
 
-def add_distill_forward(model: PreTrainedModel) -> None:
+def add_distill_forward(
+    model: PreTrainedModel, pack: Callable[[Tensor, Tensor], dict[str, Tensor]]
+) -> None:
     """Teach `model.forward` the argument `distill`; `model` is the base model, not its PEFT wrapper.
 
     The head is read as a weight: adapters of its own would stay untrained, and TRL's trainer refuses them.
+
+    Args:
+        pack: `input_ids` and `attention_mask` (B, T) to what the model takes for their S tokens in one row.
     """
     original_forward = model.forward
 
@@ -73,8 +82,12 @@ def add_distill_forward(model: PreTrainedModel) -> None:
     ) -> Any:
         if distill is None:
             return original_forward(*args, **kwargs)
-        hidden = model.base_model(*args, **kwargs, use_cache=False).last_hidden_state  # (B, T, H)
-        states = gather_response_states(hidden, distill.labels)
+        input_ids, attention_mask = kwargs.pop("input_ids"), kwargs.pop("attention_mask")
+        packed = pack(input_ids, attention_mask)
+        hidden = model.base_model(*args, **packed, **kwargs, use_cache=False).last_hidden_state
+        # A row's first token is never a response's, so that none is predicted by the row before: (1, S, H) -> (N, H).
+        labels = distill.labels[attention_mask.bool()][None]  # (1, S)
+        states = gather_response_states(hidden, labels)
         if isinstance(distill, StatesRequest):
             return StatesOutput(states=states)
         head = model.get_output_embeddings().weight  # looked up here: FSDP and PEFT replace it
@@ -82,7 +95,7 @@ def add_distill_forward(model: PreTrainedModel) -> None:
             distill.parts = distillation_loss(
                 states,
                 gather_head(head) if isinstance(head, DTensor) else head,
-                gather_response_labels(distill.labels),
+                gather_response_labels(labels),
                 distill.teacher,
                 distill.objective,
             )

@@ -18,18 +18,20 @@ from transformers.utils import logging
 from trl import SFTTrainer
 
 from data_builders.schema import CHANNELS
+from trainer_ext.adapters import check_keys
 from trainer_ext.alignment import pair_with_teacher, response_rows
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.checkpoints import find_damage, find_last_whole, write_manifest
 from trainer_ext.checks import check_rows
 from trainer_ext.collator import PairCollator
-from trainer_ext.forward import DistillRequest, add_distill_forward
+from trainer_ext.forward import DistillRequest, StatesRequest, add_distill_forward
 from trainer_ext.losses import LossParts, Objective
 from trainer_ext.teachers.kinds import NO_TEACHER, Teacher
 
 logger = logging.get_logger(__name__)
 
 PARTS = ("ce", "kl", "accuracy", "entropy")
+BY_LENGTH = ("group_by_length", "batch_rebalance")  # values of `train_sampling_strategy`
 
 
 class CrossModalDistillTrainer(SFTTrainer):
@@ -75,11 +77,15 @@ class CrossModalDistillTrainer(SFTTrainer):
                 "teacher of that kind, or change teacher_kind"
             )
         reader = None if teacher is None else teacher.reader
-        for dataset in (train_dataset, eval_dataset):
-            if dataset is not None:
-                check_rows(
-                    dataset, family, reader, args.channels, args.hard_targets, args.max_length
-                )
+
+        def prepare(dataset: Dataset) -> Dataset:
+            lengths = check_rows(
+                dataset, family, reader, args.channels, args.hard_targets, args.max_length
+            )
+            if args.train_sampling_strategy in BY_LENGTH:
+                dataset = add_lengths(dataset, args.length_column_name, lengths)
+            return keep_trained_rows(dataset, args.channels)
+
         collator = PairCollator(
             family, reader, tuple(args.channels), args.hard_targets, args.max_length
         )
@@ -87,16 +93,14 @@ class CrossModalDistillTrainer(SFTTrainer):
             model=model,
             args=args,
             data_collator=collator,
-            train_dataset=keep_trained_rows(train_dataset, args.channels),
-            eval_dataset=None
-            if eval_dataset is None
-            else keep_trained_rows(eval_dataset, args.channels),
+            train_dataset=prepare(train_dataset),
+            eval_dataset=None if eval_dataset is None else prepare(eval_dataset),
             processing_class=family.tokenizer,
             peft_config=peft_config,
             callbacks=callbacks,
         )
         adapted = isinstance(self.model, PeftModel)
-        add_distill_forward(self.model.get_base_model() if adapted else self.model)
+        add_distill_forward(self.model.get_base_model() if adapted else self.model, family.pack)
         for parameter in self.model.parameters():
             # TRL casts adapters of a quantised model to bfloat16, in which Adam's small steps are rounded away.
             if adapted and parameter.requires_grad:
@@ -137,7 +141,12 @@ class CrossModalDistillTrainer(SFTTrainer):
         rows = response_rows(labels)  # (N,)
         if not torch.isfinite(parts.total):
             raise FloatingPointError(
-                self._describe_bad_rows(parts, rows, channel, question_of_row, row_ids)
+                self._describe_bad_rows(
+                    self._find_bad_rows(model, batch, labels, channel, parts),
+                    channel,
+                    question_of_row,
+                    row_ids,
+                )
             )
         self._add_to_sums(parts, channel[rows])
         if num_items_in_batch is None:
@@ -206,14 +215,16 @@ class CrossModalDistillTrainer(SFTTrainer):
             )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """As the base class, but a model without adapters is read as its class reads it."""
+        """As the base class, but adapters must fit, and a model without adapters is read as its class reads it."""
+        if isinstance(self.model, PeftModel):
+            check_keys(self.model, resume_from_checkpoint)
         if not self._reads_own_weights():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         # `save_pretrained` writes the names of published checkpoints ("model.layers.0" for what is
         # "model.language_model.layers.0" in memory). The base class compares names literally, finds none, and goes on
         # from the untrained weights with a warning.
-        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+        saved = self.family.load_model(resume_from_checkpoint, dtype=self.model.dtype)
         self.model.load_state_dict(saved.state_dict())
 
     def _load_best_model(self) -> None:
@@ -230,7 +241,13 @@ class CrossModalDistillTrainer(SFTTrainer):
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
-        """Model, tokenizer and feature extractor; no training_args.bin, a pickle that would be pushed to the Hub."""
+        """Model, tokenizer and feature extractor; no training_args.bin, a pickle that would be pushed to the Hub.
+
+        A model without adapters is saved whole, with what the student left on disk.
+        """
+        if not isinstance(self.model, PeftModel):
+            trained = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = {**trained, **self.family.read_left_out(self.model)}
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -260,15 +277,46 @@ class CrossModalDistillTrainer(SFTTrainer):
         )
         sums.index_add_(0, channel, values.detach().to(sums.dtype))
 
-    def _describe_bad_rows(
+    @torch.no_grad()
+    def _find_bad_rows(
         self,
-        parts: LossParts,
-        rows: Tensor,
+        model: torch.nn.Module,
+        batch: dict[str, Tensor],
+        labels: Tensor,
         channel: Tensor,
-        question_of_row: Tensor,
-        row_ids: list[str],
+        parts: LossParts,
+    ) -> list[int]:
+        """The rows behind a loss that is not finite: packed into one, a bad row spoils the others.
+
+        So each goes through the model alone; under FSDP and ZeRO-3, where the other processes would have to come along,
+        all rows that came out bad are named.
+        """
+        rows = response_rows(labels)
+        spoiled = rows[~(torch.isfinite(parts.ce) & torch.isfinite(parts.kl))].unique().tolist()
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return spoiled
+        heard = channel == CHANNELS.index("s2t")
+        guilty = []
+        for row in spoiled:
+            clip = slice(
+                int(heard[:row].sum()), int(heard[: row + 1].sum())
+            )  # empty for a written one
+            alone = {
+                name: tensor[row : row + 1]
+                if name in ("input_ids", "attention_mask")
+                else tensor[clip]
+                for name, tensor in batch.items()
+                if heard[row] or name in ("input_ids", "attention_mask")
+            }
+            request = StatesRequest(labels[row : row + 1])
+            states = self.accelerator.unwrap_model(model)(**alone, distill=request).states
+            if not torch.isfinite(states).all():
+                guilty.append(row)
+        return guilty or spoiled
+
+    def _describe_bad_rows(
+        self, bad: list[int], channel: Tensor, question_of_row: Tensor, row_ids: list[str]
     ) -> str:
-        bad = rows[~(torch.isfinite(parts.ce) & torch.isfinite(parts.kl))].unique().tolist()
         named = [f"{CHANNELS[channel[row]]} of row {row_ids[question_of_row[row]]}" for row in bad]
         return (
             f"the loss is not finite in step {self.state.global_step + 1}: {', '.join(named)}. The run stops "
@@ -281,3 +329,8 @@ def keep_trained_rows(dataset: Dataset, channels: list[str]) -> Dataset:
     """The rows that train at least one of the channels."""
     wanted = [i for i, named in enumerate(dataset["channels"]) if set(named) & set(channels)]
     return dataset if len(wanted) == len(dataset) else dataset.select(wanted)
+
+
+def add_lengths(dataset: Dataset, column: str, lengths: list[int]) -> Dataset:
+    """The lengths that a sampler groups rows by, unless the data set brings its own."""
+    return dataset if column in dataset.column_names else dataset.add_column(column, lengths)

@@ -30,7 +30,7 @@ def main() -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     family = load_student_family(str(LAB / "student"))
     model = family.load_model(str(LAB / "student"), dtype="float32")
-    add_distill_forward(model)
+    add_distill_forward(model, family.pack)
     if world > 1:
         half = torch.bfloat16 if settings["bf16"] else None
         policy = MixedPrecisionPolicy(param_dtype=half, output_dtype=half)

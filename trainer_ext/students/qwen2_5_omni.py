@@ -1,8 +1,8 @@
 """Qwen2.5-Omni as a student: the thinker alone, prompted through its own chat template, audio tower frozen.
 
-Loads from a published repository (whose talker and token2wav are left on disk) or from a saved thinker. Only the
-tokenizer, the chat template and the Whisper-style feature extractor are used: the family's processor would also want
-torchvision for videos and pads every clip to 300 s.
+Loads from a published repository (whose talker and token2wav are left on disk) or from a saved thinker; the vision
+tower (0.7 billion parameters) is not kept in memory. Only the tokenizer, the chat template and the Whisper-style
+feature extractor are used: the family's processor would also want torchvision for videos and pads every clip to 300 s.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -22,6 +23,8 @@ from transformers import (
 from transformers.utils import cached_file
 
 from data_builders.schema import DEFAULT_SYSTEM
+from trainer_ext.shards import Shards
+from trainer_ext.students.qwen2_5_omni_names import name_in_memory
 from trainer_ext.students.whisper_features import count_frames, extract_features
 
 
@@ -35,6 +38,7 @@ class Qwen2_5OmniStudent:
     # Whole and frozen in every recipe, full fine-tuning included.
     frozen_modules = ("model.audio_tower", "model.visual")
     head_module = "lm_head"
+    left_out_module = "model.visual"
 
     def __init__(
         self,
@@ -75,16 +79,51 @@ class Qwen2_5OmniStudent:
     def load_model(
         self, name_or_path: str, **from_pretrained
     ) -> Qwen2_5OmniThinkerForConditionalGeneration:
-        """The thinker, audio tower and vision tower frozen; keyword arguments go to `from_pretrained`."""
+        """The thinker without its vision tower, audio tower frozen; keyword arguments go to `from_pretrained`."""
         model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
             name_or_path, **from_pretrained
         )
         model.generation_config = GenerationConfig(
             eos_token_id=self.end_of_turn_id, pad_token_id=self.tokenizer.pad_token_id
         )
+        model.set_submodule(
+            self.left_out_module, LeftOut(name_or_path, from_pretrained.get("revision"))
+        )
         for name in self.frozen_modules:
             model.get_submodule(name).requires_grad_(False)
         return model
+
+    def make_skeleton(self) -> Qwen2_5OmniThinkerForConditionalGeneration:
+        """The thinker with weights of the right shape that take no memory, to hang adapters on."""
+        with torch.device("meta"):
+            model = Qwen2_5OmniThinkerForConditionalGeneration(self.config)
+        for module in model.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                hollow = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
+                module.register_parameter(name, nn.Parameter(hollow, requires_grad=False))
+        return model
+
+    def read_left_out(self, model: nn.Module) -> dict[str, Tensor]:
+        """What `load_model` did not keep of this model, by the names in memory: a saved student wants to be whole."""
+        gap = model.get_submodule(self.left_out_module)
+        if not isinstance(gap, LeftOut):
+            return {}
+        shards = Shards.from_pretrained(gap.name_or_path, gap.revision)
+        return {
+            name: shards.read(on_disk)
+            for on_disk in shards.file_of
+            if (name := name_in_memory(on_disk)) and name.startswith(f"{self.left_out_module}.")
+        }
+
+    def pack(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Rows (B, T) as one row of their S tokens, no padding: `input_ids` (1, S) and `position_ids` (4, 1, S).
+
+        Positions start at zero in every row, which is how the model's attention tells rows apart. Its four grids (text,
+        time, height, width) are alike where there are no pictures: an audio token counts as any other.
+        """
+        mask = attention_mask.bool()
+        positions = (mask.cumsum(dim=-1) - 1)[mask]
+        return {"input_ids": input_ids[mask][None], "position_ids": positions.expand(4, 1, -1)}
 
     def encode_text_prompt(self, question: str, system: str) -> list[int]:
         """Token ids of the question asked in writing, up to where the answer starts."""
@@ -133,6 +172,20 @@ class Qwen2_5OmniStudent:
         return self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
+
+
+class LeftOut(nn.Module):
+    """Stands where the vision tower was, and knows where it is kept."""
+
+    def __init__(self, name_or_path: str, revision: str | None) -> None:
+        super().__init__()
+        self.name_or_path = name_or_path
+        self.revision = revision
+
+    def forward(self, *_, **__):
+        raise RuntimeError(
+            "the vision tower was not loaded: the student reads and hears; load the model by transformers for pictures"
+        )
 
 
 def read_chat_template_json(name_or_path: str, revision: str | None) -> str:

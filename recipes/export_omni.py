@@ -1,0 +1,97 @@
+"""Take a trained student elsewhere: merged, as a full Omni that still speaks, or as an adapter under other names.
+
+    adapter or full fine-tune + base weights -> shard by shard -> a folder that others load
+
+    python recipes/export_omni.py --trained outputs/omni7b_qlora --target omni --output_dir outputs/omni7b_speaking
+
+    --target thinker        one model, no adapter: Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained
+    --target omni           the full model, talker and voices unchanged: Qwen2_5OmniForConditionalGeneration
+    --target omni_adapter   the adapter for the full model: PeftModel.from_pretrained(full_model, ...)
+    --target vllm_adapter   the adapter for `vllm serve <base> --enable-lora`
+
+Memory: about one shard (5 GB for the published models). What was trained over a 4-bit base is merged into the whole.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer_ext.card import write_export_card
+from trainer_ext.export import (
+    Changes,
+    choose_vllm_rank,
+    export_adapter,
+    export_omni,
+    export_thinker,
+    fetch_whole,
+)
+from trainer_ext.merging import is_adapter, load_trained, read_base_name
+from trainer_ext.parser import RecipeParser
+from trainer_ext.progress import keep_libraries_quiet
+from trainer_ext.shards import Shards
+from trainer_ext.students.families import load_student_family
+from trainer_ext.students.qwen2_5_omni_names import name_in_full_model, name_in_vllm
+
+TARGETS = ("thinker", "omni", "omni_adapter", "vllm_adapter")
+
+
+@dataclass
+class ExportArguments:
+    """What to export, and as what."""
+
+    trained: str = field(metadata={"help": "Adapter or full fine-tune: a folder or a Hub id."})
+    target: str = field(metadata={"help": f"One of {', '.join(TARGETS)}.", "choices": TARGETS})
+    output_dir: str = field(metadata={"help": "The folder to make."})
+    trained_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of `trained`."}
+    )
+    base: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model it was trained from: a folder or a Hub id. Unset: what the adapter names."
+        },
+    )
+    base_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the base."}
+    )
+
+
+def main() -> None:
+    parser = RecipeParser((ExportArguments,))
+    (arguments,) = parser.parse_args_and_config()
+    keep_libraries_quiet()
+    try:
+        export(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def export(arguments: ExportArguments) -> None:
+    trained, output = arguments.trained, Path(arguments.output_dir)
+    named, named_revision = read_base_name(trained, arguments.trained_revision)
+    base, revision = arguments.base or named, arguments.base_revision or named_revision
+    if base is None:
+        raise ValueError(
+            f"{trained} is no adapter and names no base: name the model it was trained from by --base"
+        )
+    rank = None
+    if arguments.target.endswith("adapter"):
+        if not is_adapter(trained, arguments.trained_revision):
+            raise ValueError(f"{trained} is no adapter: export it by --target thinker or omni")
+        to_vllm = arguments.target == "vllm_adapter"
+        if to_vllm:
+            rank = choose_vllm_rank(trained, arguments.trained_revision)
+        rename = name_in_vllm if to_vllm else name_in_full_model
+        export_adapter(trained, base, rename, output, arguments.trained_revision)
+    else:
+        family = load_student_family(base, revision)
+        changes = Changes(load_trained(trained, family, arguments.trained_revision), trained)
+        if arguments.target == "omni":
+            export_omni(changes, fetch_whole(base, revision), output)
+        else:
+            export_thinker(changes, Shards.from_pretrained(base, revision), family, output)
+    write_export_card(output, arguments.target, trained, base, rank)
+    print(f"{arguments.target} of {trained} in {output}")
+
+
+if __name__ == "__main__":
+    main()

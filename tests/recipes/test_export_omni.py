@@ -1,0 +1,345 @@
+"""From a published checkpoint through training to what others load: merged, speaking, or under other names."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
+
+from tests.tiny_omni import PUBLISHED_NAMES, number_names, read_weights, save_tiny_omni
+from trainer_ext.adapters import load_adapter, load_peft_config, load_student
+from trainer_ext.arguments import ModelArguments
+from trainer_ext.export import Changes, export_omni
+from trainer_ext.merging import load_trained, read_base_name
+from trainer_ext.students.families import load_student_family
+from trainer_ext.trainer import CrossModalDistillTrainer
+
+ROOT = Path(__file__).parents[2]
+QUESTION = "What is the capital of France?"
+# In a process of its own that knows nothing of this project.
+LOAD_ELSEWHERE = """
+import json, sys, torch
+from peft import PeftModel
+from transformers import Qwen2_5OmniForConditionalGeneration, Qwen2_5OmniThinkerForConditionalGeneration
+
+base, thinker, omni, omni_adapter, dtype, ids, output = sys.argv[1:]
+ids = torch.tensor([json.loads(ids)])
+results = {}
+
+def load(kind, folder):
+    model, info = kind.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True)
+    return model.eval(), info
+
+with torch.no_grad():
+    model, info = load(Qwen2_5OmniThinkerForConditionalGeneration, thinker)
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    results["thinker"] = model(input_ids=ids).logits
+    model = Qwen2_5OmniForConditionalGeneration.from_pretrained(omni, dtype=getattr(torch, dtype)).eval()
+    results["omni"] = model.thinker(input_ids=ids).logits
+    torch.manual_seed(0)
+    text, audio = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), generation_mode="audio", thinker_max_new_tokens=8,
+        talker_max_new_tokens=16, talker_eos_token_id=[60, 62],
+    )
+    results["audio"] = audio
+    if omni_adapter != "none":
+        model = Qwen2_5OmniForConditionalGeneration.from_pretrained(base, dtype=getattr(torch, dtype))
+        model = PeftModel.from_pretrained(model, omni_adapter).eval()
+        results["omni_adapter"] = model.thinker(input_ids=ids).logits
+assert not any(name.split(".")[0] in ("trainer_ext", "data_builders", "trl") for name in sys.modules)
+torch.save(results, output)
+"""
+
+
+def export_in_a_process(trained, target: str, output: Path) -> None:
+    command = [sys.executable, "recipes/export_omni.py", "--trained", str(trained)]
+    subprocess.run(
+        [*command, "--target", target, "--output_dir", str(output)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def export(monkeypatch, capsys):
+    """Runs the script in this process; returns what it says before it gives up, "" if it does not."""
+
+    def run(trained, target: str, output: Path, *more: str) -> str:
+        words = ["--trained", str(trained), "--target", target, "--output_dir", str(output), *more]
+        monkeypatch.setattr(sys, "argv", ["export_omni.py", *words])
+        capsys.readouterr()
+        try:
+            runpy.run_path(str(ROOT / "recipes" / "export_omni.py"), run_name="__main__")
+        except SystemExit:
+            return capsys.readouterr().err
+        return ""
+
+    return run
+
+
+def load_elsewhere(
+    base, thinker, omni, omni_adapter, dtype, ids, output
+) -> dict[str, torch.Tensor]:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", LOAD_ELSEWHERE, str(base), str(thinker), str(omni)),
+            *(str(omni_adapter), dtype, json.dumps(ids), str(output)),
+        ],
+        cwd=output.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(output, weights_only=True)
+
+
+def train(base: Path, output: Path, pairs, teacher, make_config, **model_arguments) -> torch.Tensor:
+    """A few steps of distillation from a full checkpoint; returns the trained student's logits."""
+    arguments = ModelArguments(model_name_or_path=str(base), **model_arguments)
+    family = load_student_family(str(base))
+    trainer = CrossModalDistillTrainer(
+        model=load_student(arguments, family),
+        args=make_config(max_steps=3, learning_rate=1e-2 if arguments.use_peft else 1e-3),
+        family=family,
+        teacher=teacher,
+        train_dataset=pairs["train"],
+        peft_config=load_peft_config(arguments, family),
+    )
+    trainer.train()
+    trainer.save_model(str(output))
+    return ask(trainer.model, family)
+
+
+@torch.no_grad()
+def ask(model, family) -> torch.Tensor:
+    ids = torch.tensor([family.encode_text_prompt(QUESTION, "")])
+    return model.eval()(input_ids=ids).logits
+
+
+def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest difference in proportion to the largest logit."""
+    return float((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max())
+
+
+def test_the_small_checkpoint_is_named_as_the_published_ones(tiny_omni):
+    """What is proved on it would else be proved on a layout of our own."""
+    assert number_names(read_weights(tiny_omni)) == set(PUBLISHED_NAMES)
+    index = json.loads((tiny_omni / "model.safetensors.index.json").read_text())["weight_map"]
+    assert len(set(index.values())) > 2
+    shard = set(load_file(tiny_omni / min(index.values())))
+    assert {name.split(".")[0] for name in shard} == {"thinker", "talker"}  # some shards are shared
+
+
+def test_only_what_hears_and_thinks_is_loaded(tiny_omni):
+    """Talker, token2wav and vision tower are 3 of the 10.7 billion parameters of the published model."""
+    family = load_student_family(str(tiny_omni))
+    model = family.load_model(str(tiny_omni), dtype=torch.float32)
+    parts = {name.split(".")[1] for name, _ in model.named_parameters() if name != "lm_head.weight"}
+    assert parts == {"audio_tower", "language_model"}
+    with pytest.raises(RuntimeError, match="vision tower was not loaded"):
+        model.model.visual(torch.zeros(1))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_an_adapter_is_merged_speaks_and_moves_to_the_full_model(
+    export, dtype, tolerance, tmp_path, pairs, teacher, make_config
+):
+    """An export that loads, with a warning, as the untrained model; or one that has lost its voice."""
+    base = save_tiny_omni(tmp_path / "base", getattr(torch, dtype))
+    adapter = tmp_path / "adapter"
+    ours = train(base, adapter, pairs, teacher, make_config, dtype=dtype, use_peft=True, lora_r=8)
+    family = load_student_family(str(base))
+    untrained = ask(family.load_model(str(base), dtype=getattr(torch, dtype)), family)
+    export_in_a_process(adapter, "omni", tmp_path / "omni")
+    for target in ("thinker", "omni_adapter"):
+        assert not export(adapter, target, tmp_path / target)
+    results = load_elsewhere(
+        *(base, tmp_path / "thinker", tmp_path / "omni", tmp_path / "omni_adapter"),
+        *(dtype, family.encode_text_prompt(QUESTION, ""), tmp_path / "logits.pt"),
+    )
+    assert distance(ours, untrained) > 5 * tolerance
+    for name in ("thinker", "omni", "omni_adapter"):
+        assert distance(results[name], ours) < tolerance, name
+    assert results["audio"].numel() > 1000
+    assert torch.isfinite(results["audio"]).all()
+    check_carried_over(base, tmp_path / "omni")
+
+
+def check_carried_over(base: Path, omni: Path) -> None:
+    """All that was not trained is as it was, bit for bit; nothing is lost."""
+    files = {str(file.relative_to(base)) for file in base.rglob("*") if file.is_file()}
+    assert files <= {str(file.relative_to(omni)) for file in omni.rglob("*") if file.is_file()}
+    assert (omni / "README_base.md").read_bytes() == (base / "README.md").read_bytes()
+    for name in files - {"README.md"}:
+        if not name.endswith(".safetensors"):
+            assert (omni / name).read_bytes() == (base / name).read_bytes(), name
+    before, after = read_weights(base), read_weights(omni)
+    assert before.keys() == after.keys()
+    index = json.loads((omni / "model.safetensors.index.json").read_text())["weight_map"]
+    for name, file in index.items():
+        assert name in load_file(omni / file) or name not in after
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(".layers." in name and name.startswith("thinker.model.") for name in changed)
+    assert {tensor.dtype for name, tensor in after.items() if name.startswith("token2wav")} == {
+        torch.float32
+    }
+
+
+def test_a_full_fine_tune_speaks_too(export, tiny_omni, tmp_path, pairs, teacher, make_config):
+    """Its checkpoint is a thinker; talker, voices and index have to come from the base."""
+    trained = tmp_path / "trained"
+    ours = train(tiny_omni, trained, pairs, teacher, make_config, dtype="float32")
+    family = load_student_family(str(tiny_omni))
+    for target in ("thinker", "omni"):
+        assert not export(trained, target, tmp_path / target, "--base", str(tiny_omni))
+    results = load_elsewhere(
+        *(tiny_omni, tmp_path / "thinker", tmp_path / "omni", "none"),
+        *("float32", family.encode_text_prompt(QUESTION, ""), tmp_path / "logits.pt"),
+    )
+    assert distance(results["thinker"], ours) < 1e-5
+    assert distance(results["omni"], ours) < 1e-5
+    assert results["audio"].numel() > 1000
+    before, after = read_weights(tiny_omni), read_weights(tmp_path / "omni")
+    for name in before:
+        if name.split(".")[0] != "thinker" or name.split(".")[1] in ("audio_tower", "visual"):
+            assert torch.equal(before[name], after[name]), name
+
+
+@pytest.mark.parametrize("variant", [{"use_dora": True}, {"use_rslora": True}, {"lora_r": 4}])
+def test_a_4bit_run_is_merged_into_the_whole_weights(
+    export, variant, tiny_omni, tmp_path, pairs, teacher, make_config
+):
+    """Merged into the 4-bit copy, the model would keep that copy's rounding for good."""
+    adapter = tmp_path / "adapter"
+    train(
+        tiny_omni, adapter, pairs, teacher, make_config,
+        **{"dtype": "float32", "use_peft": True, "load_in_4bit": True, "lora_r": 8, **variant},
+    )  # fmt: skip
+    family = load_student_family(str(tiny_omni))
+    whole = family.load_model(str(tiny_omni), dtype=torch.float32)
+    ours = ask(load_adapter(whole, str(adapter)), family)
+    assert not export(adapter, "thinker", tmp_path / "thinker")
+    merged = family.load_model(str(tmp_path / "thinker"), dtype=torch.float32)
+    assert distance(ask(merged, family), ours) < 1e-5  # asked: 1e-2
+
+
+def test_the_names_of_an_adapter_for_vllm_are_those_it_maps(
+    export, tiny_omni, tmp_path, pairs, teacher, make_config
+):
+    """vLLM takes `thinker.model.layers...` alone; any other key loads there silently and does nothing."""
+    adapter = tmp_path / "adapter"
+    train(tiny_omni, adapter, pairs, teacher, make_config, dtype="float32", use_peft=True, lora_r=8)
+    assert not export(adapter, "vllm_adapter", tmp_path / "vllm")
+    saved = load_file(adapter / "adapter_model.safetensors")
+    renamed = load_file(tmp_path / "vllm" / "adapter_model.safetensors")
+    assert len(renamed) == len(saved)
+    published = set(PUBLISHED_NAMES)
+    for key in renamed:
+        module = key.removeprefix("base_model.model.").partition(".lora_")[0]
+        assert number_names([f"{module}.weight"]) <= published
+        assert key.startswith("base_model.model.thinker.model.layers.")
+    config = json.loads((tmp_path / "vllm" / "adapter_config.json").read_text())
+    assert config["r"] == 8
+    assert "--max-lora-rank 8" in (tmp_path / "vllm" / "README.md").read_text()
+
+
+@pytest.fixture
+def adapter(tiny_omni, tmp_path):
+    """An adapter as PEFT makes it, which does something; and the model that it is for."""
+    family = load_student_family(str(tiny_omni))
+    model = family.load_model(str(tiny_omni), dtype=torch.float32)
+    config = LoraConfig(
+        target_modules=family.lora_target_modules, r=4, init_lora_weights=False,
+        task_type="CAUSAL_LM", base_model_name_or_path=str(tiny_omni),
+    )  # fmt: skip
+    PeftModel(model, config).save_pretrained(str(tmp_path / "adapter"))
+    return tmp_path / "adapter"
+
+
+def rewrite(adapter: Path, change) -> None:
+    file = adapter / "adapter_model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+def test_an_adapter_with_other_keys_is_refused_by_its_keys(export, adapter, tiny_omni, tmp_path):
+    """One of transformers 4 (`model.layers` for `model.language_model.layers`) acts untrained, with a warning."""
+    rewrite(
+        adapter, lambda weights: {k.replace("language_model.", ""): w for k, w in weights.items()}
+    )
+    family = load_student_family(str(tiny_omni))
+    with pytest.raises(
+        ValueError, match=r"it brings base_model\.model\.model\.layers\.0.*it lacks"
+    ):
+        load_adapter(family.load_model(str(tiny_omni), dtype=torch.float32), str(adapter))
+    refusal = export(adapter, "thinker", tmp_path / "thinker")
+    assert "it brings base_model.model.model.layers.0" in refusal
+    assert not list(tmp_path.glob("thinker*"))
+
+
+def test_an_adapter_that_changes_nothing_is_refused(export, adapter, tiny_omni, tmp_path):
+    """Saved before its first step, or by a run whose rate was zero."""
+    rewrite(adapter, lambda weights: {k: w * ("lora_A" in k) for k, w in weights.items()})
+    family = load_student_family(str(tiny_omni))
+    with pytest.raises(ValueError, match=r"changes nothing.*lora_A"):
+        load_adapter(family.load_model(str(tiny_omni), dtype=torch.float32), str(adapter))
+    assert "changes nothing" in export(adapter, "omni", tmp_path / "omni")
+    assert not list(tmp_path.glob("omni*"))
+
+
+def test_an_adapter_trained_on_the_head_as_well_is_merged_whole(
+    export, adapter, tiny_omni, tmp_path
+):
+    """`modules_to_save` are not LoRA layers, and would be forgotten."""
+    family = load_student_family(str(tiny_omni))
+    model = family.load_model(str(tiny_omni), dtype=torch.float32)
+    config = LoraConfig(
+        target_modules=family.lora_target_modules, r=4, init_lora_weights=False,
+        modules_to_save=["lm_head"], base_model_name_or_path=str(tiny_omni),
+    )  # fmt: skip
+    adapted = PeftModel(model, config)
+    with torch.no_grad():
+        adapted.base_model.model.lm_head.modules_to_save["default"].weight.mul_(1.5)
+    adapted.save_pretrained(str(tmp_path / "with_head"))
+    assert not export(tmp_path / "with_head", "thinker", tmp_path / "thinker")
+    merged = family.load_model(str(tmp_path / "thinker"), dtype=torch.float32)
+    assert distance(ask(merged, family), ask(adapted, family)) < 1e-5
+    assert "modules_to_save" in export(tmp_path / "with_head", "vllm_adapter", tmp_path / "vllm")
+
+
+def test_what_cannot_be_exported_is_said_in_one_line(
+    export, adapter, tiny_omni, tmp_path, lab_student
+):
+    """Before gigabytes are copied."""
+    (tmp_path / "there").mkdir()
+    base = ("--base", str(tiny_omni))
+    assert "is there already" in export(adapter, "omni", tmp_path / "there")
+    no_voice = export(adapter, "omni", tmp_path / "omni", "--base", lab_student)
+    assert "without talker and token2wav" in no_voice
+    assert "by --base" in export(lab_student, "thinker", tmp_path / "thinker")
+    assert "is no adapter" in export(lab_student, "vllm_adapter", tmp_path / "vllm", *base)
+    assert "invalid choice" in export(adapter, "gguf", tmp_path / "gguf")
+    assert {file.name for file in tmp_path.iterdir()} == {"there", "adapter"}
+
+
+def test_a_killed_export_leaves_no_half_model(adapter, tmp_path, monkeypatch):
+    """A folder that looks finished and lacks its last shard."""
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("trainer_ext.export.save_file", fail)
+    base, _ = read_base_name(str(adapter))
+    family = load_student_family(base)
+    changes = Changes(load_trained(str(adapter), family), str(adapter))
+    with pytest.raises(OSError, match="disk full"):
+        export_omni(changes, Path(base), tmp_path / "omni")
+    assert not list(tmp_path.glob("omni*"))

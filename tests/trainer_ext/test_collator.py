@@ -1,0 +1,47 @@
+"""Rows in, one batch of pairs out, the same kind of batch on every process."""
+
+import pytest
+import torch
+
+from tests.trainer_ext.test_invariance import TOLERANCE, difference, gradients
+from trainer_ext.alignment import IGNORED
+from trainer_ext.collator import PairCollator
+
+
+def test_a_batch_without_speech_is_heard_all_the_same(family, pairs, teacher):
+    """Sharded training hangs when one process runs the audio tower and another has nothing to run it on."""
+    rows = [{**row, "channels": ["t2t"]} for row in pairs["train"].select(range(3))]
+    batch = PairCollator(family, teacher.reader)(rows)
+    assert batch["input_features"].shape[0] == 1
+    assert batch["channel"].tolist() == [0, 0, 0, 1]
+    assert (batch["labels"][-1] == IGNORED).all()
+    text_alone = PairCollator(family, teacher.reader, channels=("t2t",))(rows)
+    assert "input_features" not in text_alone
+
+
+@pytest.mark.parametrize("kind", ["model", "stored"])
+def test_silence_teaches_nothing(make_trainer, pairs, kind):
+    """A row added for the sake of the others must not move the gradient."""
+    rows = pairs["train"].map(lambda row, i: {"channels": ["t2t"] if i < 3 else row["channels"]},
+                              with_indices=True)  # fmt: skip
+    trainer = make_trainer(train_dataset=rows, teacher_kind=kind)
+    batch = [trainer.train_dataset[i] for i in range(3)]
+    with_silence = trainer.data_collator(batch)
+    assert "input_features" in with_silence
+    trainer.data_collator.channels = ("t2t",)
+    without = trainer.data_collator(batch)
+    assert "input_features" not in without
+    assert difference(gradients(trainer, [with_silence]), gradients(trainer, [without])) < TOLERANCE
+
+
+def test_rows_of_like_length_share_a_batch(make_trainer, pairs):
+    """`group_by_length` looks for a column that no data set of pairs has, and would stop the run."""
+    trainer = make_trainer(train_sampling_strategy="group_by_length", per_device_train_batch_size=2)
+    lengths = torch.tensor(trainer.train_dataset["length"])
+    order = torch.tensor(list(trainer._get_train_sampler(trainer.train_dataset)))
+    grouped = lengths[order][: len(order) // 2 * 2].view(-1, 2)
+    spread = (grouped[:, 0] - grouped[:, 1]).abs().float().median()
+    assert spread < (lengths.float() - lengths.float().mean()).abs().mean() / 2
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    assert int(batch["attention_mask"].sum()) == lengths[0]
+    trainer.train()
