@@ -166,16 +166,24 @@ def decode_speech(cell: dict[str, Any] | None, row_id: str) -> np.ndarray:
     Raises:
         ValueError: no speech, or unreadable or empty audio; the message names the row.
     """
+    name = f"row {row_id}"
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
-        raise ValueError(f"row {row_id}: it has no speech")
+        raise ValueError(f"{name}: it has no speech")
+    return read_speech(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]), name)
+
+
+def read_speech(file: str | io.BytesIO, name: str) -> np.ndarray:
+    """Samples (n,) float32 at 16 kHz of a file in any format, rate and number of channels that soundfile reads.
+
+    Raises:
+        ValueError: unreadable or empty audio; the message starts with `name`.
+    """
     try:
-        samples, rate_hz = soundfile.read(
-            cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]), dtype="float32"
-        )
+        samples, rate_hz = soundfile.read(file, dtype="float32")
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"row {row_id}: its speech cannot be read: {error}") from error
+        raise ValueError(f"{name}: its speech cannot be read: {error}") from error
     if len(samples) == 0:
-        raise ValueError(f"row {row_id}: its speech has zero length")
+        raise ValueError(f"{name}: its speech has zero length")
     return resample_speech(samples, rate_hz)
 
 

@@ -11,8 +11,6 @@ Every argument of TRL's SFTConfig and ModelConfig works, in the YAML file or on 
 """
 
 import os
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,8 @@ from trainer_ext.card import write_card
 from trainer_ext.evaluation.plots import plot_run
 from trainer_ext.evaluation.report import show_table, write_report
 from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
+from trainer_ext.memory.callback import MemoryCallback
+from trainer_ext.memory.training import plan_training
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
 from trainer_ext.students.families import load_student_family
@@ -65,6 +65,8 @@ def main() -> None:
     test = select_scorable(pairs.get("test"))
 
     trainer = load_trainer(model, soft, training, pairs)
+    memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
+    show_progress(trainer, memory)
     before = score(trainer, test, data)
     trainer.train(resume_from_checkpoint=read_resume(training.resume_from_checkpoint))
     after = score(trainer, test, data)
@@ -76,7 +78,7 @@ def main() -> None:
         (folder / "resolved.yaml").write_text(yaml.safe_dump(parser.resolved), encoding="utf-8")
         report = None
         if before and after:
-            report = show_run(folder, trainer, before, after, time.monotonic() - started)
+            report = show_run(folder, trainer, memory, before, after, time.monotonic() - started)
         write_card(folder, model, training, data.dataset_name or str(data.prompts), report)
         print(f"saved to {folder}")
     if training.push_to_hub:
@@ -98,7 +100,7 @@ def load_trainer(
     teacher = load_teacher(
         model, training, family, soft.soft_targets, soft.soft_targets_k, identity
     )
-    trainer = CrossModalDistillTrainer(
+    return CrossModalDistillTrainer(
         model=load_student(model, family),
         args=training,
         family=family,
@@ -107,11 +109,15 @@ def load_trainer(
         eval_dataset=pairs["test"] if training.eval_strategy != "no" else None,
         peft_config=load_peft_config(model, family),
     )
-    if not training.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(ChannelProgressCallback)
+
+
+def show_progress(trainer: CrossModalDistillTrainer, memory: MemoryCallback) -> None:
+    """The plan of memory first, then a bar with a line a log instead of a dictionary of thirty figures."""
+    trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    return trainer
+    trainer.add_callback(memory)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(ChannelProgressCallback)
 
 
 def score(
@@ -129,6 +135,7 @@ def score(
 def show_run(
     folder: Path,
     trainer: CrossModalDistillTrainer,
+    memory: MemoryCallback,
     before: dict[str, Scores],
     after: dict[str, Scores],
     seconds: float,
@@ -143,7 +150,8 @@ def show_run(
         "seed": trainer.args.seed,
         "cpu_threads": torch.get_num_threads(),
         "device": str(trainer.args.device),
-        "peak_memory_gib": round(measure_peak_memory(trainer.args.device) / 2**30, 2),
+        "peak_memory_gib": round((memory.measured or 0) / 2**30, 2),
+        "planned_memory_gib": round(memory.plan.total / 2**30, 2),
     }
     return write_report(folder / "report.json", before, after, facts)
 
@@ -154,15 +162,6 @@ def read_seconds_per_step(trainer: CrossModalDistillTrainer) -> float:
         entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry
     ]
     return runtimes[-1] / max(trainer.state.global_step, 1) if runtimes else 0.0
-
-
-def measure_peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU where there is one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
 
 
 def read_resume(value: str | None) -> str | bool | None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import is_flash_attn_2_available
 from trl import get_peft_config, get_quantization_config
 
@@ -26,7 +27,7 @@ def load_student(arguments: ModelArguments, family: Any) -> PreTrainedModel:
     assert arguments.model_name_or_path is not None
     quantization = make_quantization(arguments, family)
     device = PartialState().device
-    sharded = is_fsdp_enabled() or is_deepspeed_zero3_enabled()
+    sharded = is_deepspeed_zero3_enabled() or parse_flag_from_env("ACCELERATE_USE_FSDP")
     straight_to_device = quantization is not None or (device.type == "cuda" and not sharded)
     model = family.load_model(
         arguments.model_name_or_path,

@@ -40,7 +40,9 @@ class MergedAdapter:
     """
 
     def __init__(self, name_or_path: str, family: Any, revision: str | None = None) -> None:
-        adapted = PeftModel.from_pretrained(family.make_skeleton(), name_or_path, revision=revision)
+        adapted = PeftModel.from_pretrained(
+            family.make_skeleton(family.config), name_or_path, revision=revision
+        )
         check_keys(adapted, name_or_path, revision)
         modules = dict(adapted.get_base_model().named_modules())
         self.layers = {

@@ -21,20 +21,27 @@ class RecipeParser(TrlParser):
     Args:
         dataclass_types: the dataclasses to fill.
         default_config: the file that is read when the command line names neither `--config` nor a model.
+        always: words put behind the command line, whatever was typed.
 
     Attributes:
         resolved: after parsing, every argument with its value; as YAML it is a config that repeats the run.
     """
 
-    def __init__(self, dataclass_types: Sequence[type], default_config: Path | None = None) -> None:
+    def __init__(
+        self,
+        dataclass_types: Sequence[type],
+        default_config: Path | None = None,
+        always: Sequence[str] = (),
+    ) -> None:
         super().__init__(list(dataclass_types), allow_abbrev=False)
+        self.always = list(always)
         self.default_config = default_config
         self.resolved: dict[str, Any] = {}
 
     def parse_args_and_config(self, args: Sequence[str] | None = None, **_: Any) -> tuple[Any, ...]:
         """The dataclasses, in their order; exits with code 2 and the key's name on a bad key or value."""
         typed = list(sys.argv[1:] if args is None else args)
-        typed = [word for item in typed for word in split_config(item)]
+        typed = [word for item in [*typed, *self.always] for word in split_config(item)]
         config = None
         if "--config" in typed:
             at = typed.index("--config")

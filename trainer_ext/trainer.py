@@ -51,6 +51,9 @@ class CrossModalDistillTrainer(SFTTrainer):
         eval_dataset: rows like them; the loss on them is logged with the prefix `eval_`.
         peft_config: the adapter to train; None trains the model itself, frozen modules apart.
 
+    Attributes:
+        train_lengths: the tokens that every row of `train_dataset` costs the student, all channels together.
+
     Raises:
         ValueError: a row or an argument that could not be trained on; see `checks.check_rows`.
         FloatingPointError: while training, when a loss is not finite; names step, channels and row ids.
@@ -78,14 +81,15 @@ class CrossModalDistillTrainer(SFTTrainer):
             )
         reader = None if teacher is None else teacher.reader
 
-        def prepare(dataset: Dataset) -> Dataset:
+        def prepare(dataset: Dataset) -> tuple[Dataset, list[int]]:
             lengths = check_rows(
                 dataset, family, reader, args.channels, args.hard_targets, args.max_length
             )
             if args.train_sampling_strategy in BY_LENGTH:
                 dataset = add_lengths(dataset, args.length_column_name, lengths)
-            return keep_trained_rows(dataset, args.channels)
+            return keep_trained_rows(dataset, lengths), [length for length in lengths if length]
 
+        train_dataset, self.train_lengths = prepare(train_dataset)
         collator = PairCollator(
             family, reader, tuple(args.channels), args.hard_targets, args.max_length
         )
@@ -93,8 +97,8 @@ class CrossModalDistillTrainer(SFTTrainer):
             model=model,
             args=args,
             data_collator=collator,
-            train_dataset=prepare(train_dataset),
-            eval_dataset=None if eval_dataset is None else prepare(eval_dataset),
+            train_dataset=train_dataset,
+            eval_dataset=None if eval_dataset is None else prepare(eval_dataset)[0],
             processing_class=family.tokenizer,
             peft_config=peft_config,
             callbacks=callbacks,
@@ -325,9 +329,9 @@ class CrossModalDistillTrainer(SFTTrainer):
         )
 
 
-def keep_trained_rows(dataset: Dataset, channels: list[str]) -> Dataset:
-    """The rows that train at least one of the channels."""
-    wanted = [i for i, named in enumerate(dataset["channels"]) if set(named) & set(channels)]
+def keep_trained_rows(dataset: Dataset, lengths: list[int]) -> Dataset:
+    """The rows that train at least one channel of the run, those that cost the student tokens."""
+    wanted = [number for number, length in enumerate(lengths) if length]
     return dataset if len(wanted) == len(dataset) else dataset.select(wanted)
 
 

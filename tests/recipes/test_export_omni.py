@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
+from tests.recipes.run_script import run_script
 from tests.tiny_omni import PUBLISHED_NAMES, number_names, read_weights, save_tiny_omni
 from trainer_ext.adapters import load_adapter, load_peft_config, load_student
 from trainer_ext.arguments import ModelArguments
@@ -74,13 +74,7 @@ def export(monkeypatch, capsys):
 
     def run(trained, target: str, output: Path, *more: str) -> str:
         words = ["--trained", str(trained), "--target", target, "--output_dir", str(output), *more]
-        monkeypatch.setattr(sys, "argv", ["export_omni.py", *words])
-        capsys.readouterr()
-        try:
-            runpy.run_path(str(ROOT / "recipes" / "export_omni.py"), run_name="__main__")
-        except SystemExit:
-            return capsys.readouterr().err
-        return ""
+        return run_script("export_omni.py", words, monkeypatch, capsys)[1]
 
     return run
 

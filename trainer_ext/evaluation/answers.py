@@ -72,25 +72,31 @@ def encode_prompts(
     return {**padded, **family.extract_features(clips)}
 
 
-@torch.no_grad()
 def generate_greedily(
     model: PreTrainedModel, family: Any, inputs: dict[str, torch.Tensor], max_new_tokens: int
 ) -> list[str]:
     """Answers to one batch, special tokens left out."""
-    inputs = {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for key, value in inputs.items()
-    }
-    generated = model.generate(
-        **inputs,
-        generation_config=GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=family.end_of_turn_id,
-            pad_token_id=family.tokenizer.pad_token_id,
-        ),
-    )
+    inputs = move_inputs(inputs, model)
+    generated = model.generate(**inputs, generation_config=make_greedy(family, max_new_tokens))
     texts = family.tokenizer.batch_decode(
         generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
     )
     return [text.strip() for text in texts]
+
+
+def move_inputs(inputs: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """To the model's device, features in its precision."""
+    return {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for key, value in inputs.items()
+    }
+
+
+def make_greedy(family: Any, max_new_tokens: int) -> GenerationConfig:
+    """The likeliest token every time, whatever a checkpoint's own generation config says."""
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=family.end_of_turn_id,
+        pad_token_id=family.tokenizer.pad_token_id,
+    )

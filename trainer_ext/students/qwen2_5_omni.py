@@ -7,6 +7,7 @@ feature extractor are used: the family's processor would also want torchvision f
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from transformers import (
     GenerationConfig,
     PretrainedConfig,
     PreTrainedTokenizerBase,
+    Qwen2_5OmniForConditionalGeneration,
     Qwen2_5OmniThinkerForConditionalGeneration,
     WhisperFeatureExtractor,
 )
@@ -26,6 +28,14 @@ from data_builders.schema import DEFAULT_SYSTEM
 from trainer_ext.shards import Shards
 from trainer_ext.students.qwen2_5_omni_names import name_in_memory
 from trainer_ext.students.whisper_features import count_frames, extract_features
+
+FULL_MODEL_TYPE = "qwen2_5_omni"
+SPOKEN_RATE_HZ = 24_000
+# With any other system prompt the talker may not work as expected (model card of Qwen/Qwen2.5-Omni-7B).
+SPEAKING_SYSTEM = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
+    "visual inputs, as well as generating text and speech."
+)
 
 
 class Qwen2_5OmniStudent:
@@ -38,6 +48,7 @@ class Qwen2_5OmniStudent:
     # Whole and frozen in every recipe, full fine-tuning included.
     frozen_modules = ("model.audio_tower", "model.visual")
     head_module = "lm_head"
+    language_module = "model.language_model"
     left_out_module = "model.visual"
 
     def __init__(
@@ -65,7 +76,12 @@ class Qwen2_5OmniStudent:
             tokenizer.chat_template = read_chat_template_json(name_or_path, revision)
         extractor = WhisperFeatureExtractor.from_pretrained(name_or_path, revision=revision)
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-        return cls(tokenizer, extractor, getattr(config, "thinker_config", config))
+        return cls(tokenizer, extractor, cls.read_config(config))
+
+    @staticmethod
+    def read_config(config: PretrainedConfig) -> PretrainedConfig:
+        """The thinker's part of a checkpoint's config."""
+        return getattr(config, "thinker_config", config)
 
     @property
     def max_speech_seconds(self) -> float:
@@ -93,10 +109,43 @@ class Qwen2_5OmniStudent:
             model.get_submodule(name).requires_grad_(False)
         return model
 
-    def make_skeleton(self) -> Qwen2_5OmniThinkerForConditionalGeneration:
+    def load_speaking_model(
+        self, name_or_path: str, **from_pretrained
+    ) -> Qwen2_5OmniForConditionalGeneration:
+        """The full model, talker and voices included; its thinker is a student like any other.
+
+        Raises:
+            ValueError: the checkpoint is a thinker alone.
+        """
+        config = AutoConfig.from_pretrained(name_or_path, revision=from_pretrained.get("revision"))
+        if config.model_type != FULL_MODEL_TYPE:
+            raise ValueError(
+                f"{name_or_path} cannot speak: it is a thinker without a talker. Name the full model, or export one "
+                "(recipes/export_omni.py --target omni)"
+            )
+        return Qwen2_5OmniForConditionalGeneration.from_pretrained(name_or_path, **from_pretrained)
+
+    @torch.no_grad()
+    def speak(
+        self, model: Qwen2_5OmniForConditionalGeneration, inputs: dict[str, Tensor], **generate: Any
+    ) -> np.ndarray:
+        """The spoken answer to one question, (samples,) float32 at SPOKEN_RATE_HZ."""
+        talker = model.config.talker_config
+        _, samples = model.generate(
+            **inputs,
+            generation_mode="audio",
+            talker_eos_token_id=[talker.tts_codec_pad_token_id, talker.tts_codec_end_token_id],
+            **generate,
+        )
+        return samples.float().cpu().numpy()
+
+    @staticmethod
+    def make_skeleton(
+        config: PretrainedConfig, dtype: torch.dtype = torch.float32
+    ) -> Qwen2_5OmniThinkerForConditionalGeneration:
         """The thinker with weights of the right shape that take no memory, to hang adapters on."""
         with torch.device("meta"):
-            model = Qwen2_5OmniThinkerForConditionalGeneration(self.config)
+            model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(dtype)
         for module in model.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
                 hollow = torch.zeros((), dtype=weight.dtype).expand(weight.shape)

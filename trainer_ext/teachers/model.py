@@ -5,7 +5,7 @@ from accelerate import PartialState, cpu_offload
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 
 from trainer_ext.alignment import gather_response_states
 from trainer_ext.losses import LiveSignal
@@ -53,6 +53,11 @@ class ModelTeacher:
             raise ValueError(
                 "teacher_kind 'model' does not work under ZeRO-3, which would shard the teacher too: use 'stored' or "
                 "'self', or ZeRO-2 or FSDP2"
+            )
+        if is_fsdp_enabled():
+            raise ValueError(
+                "fsdp_cpu_ram_efficient_loading is on: every process but the first would get an empty teacher, which "
+                "nothing fills. Set it to false (recipes/accelerate/fsdp2.yaml), or use teacher_kind 'stored'"
             )
         device = PartialState().device
         model = AutoModelForCausalLM.from_pretrained(

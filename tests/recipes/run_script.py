@@ -1,0 +1,24 @@
+"""Runs a recipe in this process, as `python recipes/NAME.py ...` would: importing the libraries once is enough."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_script(
+    name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> tuple[str, str]:
+    """What it printed, and its last words if it gave up ("" if it did not)."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    capsys.readouterr()
+    try:
+        runpy.run_path(str(ROOT / "recipes" / name), run_name="__main__")
+    except SystemExit:
+        said = capsys.readouterr()
+        return said.out, said.err.strip().splitlines()[-1]
+    return capsys.readouterr().out, ""

@@ -1,0 +1,73 @@
+"""The plan at the start of a run, what it took at the end."""
+
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_ext.memory.plan import WEIGHTS, Plan
+from trainer_ext.memory.table import describe_lengths, show_plan
+
+
+class MemoryCallback(TrainerCallback):
+    """Prints the planned memory when training starts, and the measured peak beside it when it ends.
+
+    Attributes:
+        measured: bytes at the peak of training, once it is over: of the card, or of the process on a CPU.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.measured: int | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        reset_peak(args.device)
+        if args.device.type != "cuda":
+            # Interpreter, libraries, data, and what allocators keep: what is there before training, less the models.
+            models = sum(self.plan.parts.get(name, 0) for name in WEIGHTS)
+            self.plan.parts["process"] = max(measure_now() - models, 0)
+        if state.is_world_process_zero:
+            print(describe_lengths(self.plan))
+            show_plan(self.plan)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.measured = measure_peak(args.device)
+        if state.is_world_process_zero:
+            show_plan(self.plan, self.measured)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget earlier peaks: those of loading and of scoring."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (refs := Path("/proc/self/clear_refs")).exists():
+        refs.write_text("5")
+
+
+def measure_peak(device: torch.device) -> int:
+    """Bytes at the peak: what was allocated on the card and the context, or this process's share of the memory."""
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        context = whole - free - torch.cuda.memory_reserved(device)
+        return torch.cuda.max_memory_allocated(device) + max(context, 0)
+    if (status := Path("/proc/self/status")).exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def measure_now() -> int:
+    """Bytes of memory that this process has at the moment; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,60 @@
+"""Graphics cards by name: what they hold and how fast they are, as NVIDIA states it."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card, or a share of one."""
+
+    name: str
+    memory_gib: float
+    bf16_tflops: float | None = None  # dense tensor cores, float32 accumulation
+    bandwidth_gb_s: float | None = None
+
+
+# Whitepapers and data sheets: Ampere GA102, Ada (appendix A), Blackwell, A100, H100, L4.
+CARDS = {
+    "rtx3060": Card("RTX 3060", 12, 25.5, 360),
+    "rtx3090": Card("RTX 3090", 24, 71, 936),
+    "rtx4060ti": Card("RTX 4060 Ti 16 GB", 16, 44.1, 288),
+    "rtx4080": Card("RTX 4080", 16, 97.5, 717),
+    "rtx4090": Card("RTX 4090", 24, 165.2, 1008),
+    "rtx5090": Card("RTX 5090", 32, 209.5, 1792),
+    "l4": Card("L4", 24, 121, 300),
+    "a100-40gb": Card("A100 40 GB", 40, 312, 1555),
+    "a100-80gb": Card("A100 80 GB", 80, 312, 2039),
+    "h100": Card("H100", 80, 989.4, 3350),
+}
+# Of a card's memory, driver and display take a little: an RTX 4090 shows 23.6 of its 24 GiB.
+USABLE_SHARE = 0.98
+
+
+def find_card(name: str) -> Card:
+    """A card of the table, or one that is known by its memory alone ("24GB").
+
+    Raises:
+        ValueError: the name is neither.
+    """
+    key = name.lower().replace(" ", "")
+    if key in CARDS:
+        return CARDS[key]
+    if size := re.fullmatch(r"(\d+(?:\.\d+)?)gi?b", key):
+        return Card(f"{size[1]} GB", float(size[1]))
+    raise ValueError(f"unknown card {name!r}: give its memory (24GB) or one of {', '.join(CARDS)}")
+
+
+def find_present_card() -> Card | None:
+    """The first card of this machine; None if there is none."""
+    if not torch.cuda.is_available():
+        return None
+    present = torch.cuda.get_device_properties(0)
+    name = present.name.lower().removeprefix("nvidia ").replace("geforce ", "").replace(" ", "")
+    known = next((card for key, card in CARDS.items() if name.startswith(key)), None)
+    memory = present.total_memory / 2**30
+    if known is None:
+        return Card(present.name, memory)
+    return Card(present.name, memory, known.bf16_tflops, known.bandwidth_gb_s)

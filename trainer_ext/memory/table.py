@@ -1,0 +1,47 @@
+"""The plan as people read it: a table, what was measured beside it, a verdict, the time a data set takes."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from trainer_ext.memory.cards import USABLE_SHARE, Card
+from trainer_ext.memory.plan import Plan
+
+GIB = 2**30
+
+
+def show_plan(plan: Plan, measured: int | None = None) -> None:
+    """Print the parts, their sum, and the measured peak if there is one; in MiB where GiB would be zeros."""
+    unit, size, digits = ("GiB", GIB, 2) if plan.total > 4 * GIB else ("MiB", 2**20, 1)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"memory of a process, {unit}", no_wrap=True)
+    table.add_column("planned", justify="right")
+    if measured is not None:
+        table.add_column("measured", justify="right")
+    for name, part in plan.parts.items():
+        table.add_row(name, f"{part / size:,.{digits}f}")
+    table.add_section()
+    peak = [] if measured is None else [f"{measured / size:,.{digits}f}"]
+    table.add_row("peak", f"{plan.total / size:,.{digits}f}", *peak)
+    Console().print(table)
+
+
+def describe_lengths(plan: Plan) -> str:
+    """The micro-batch that the plan is for, in words."""
+    lengths = plan.lengths
+    return (
+        f"{lengths.questions} question(s) a micro-batch: {lengths.tokens:,} tokens of the student, "
+        f"{lengths.scored:,} of them scored"
+    )
+
+
+def fits(plan: Plan, card: Card) -> bool:
+    return plan.total <= card.memory_gib * USABLE_SHARE * GIB
+
+
+def describe_verdict(plan: Plan, card: Card) -> str:
+    """Whether it fits the card, and by how much."""
+    spare = card.memory_gib * USABLE_SHARE - plan.total / GIB
+    if spare >= 0:
+        return f"fits {card.name}: {plan.total / GIB:.1f} of {card.memory_gib:g} GiB, {spare:.1f} GiB to spare"
+    return f"does not fit {card.name}: {plan.total / GIB:.1f} of {card.memory_gib:g} GiB, {-spare:.1f} GiB too many"

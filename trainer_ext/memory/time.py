@@ -1,0 +1,41 @@
+"""How long a data set takes on a card: the arithmetic of every token, and the weights that are read for it."""
+
+from trainer_ext.memory.cards import Card
+from trainer_ext.memory.plan import Plan
+
+# Products of a weight with a token: forward, forward again (checkpointing), backward to the states, to the weight.
+FORWARD, BACKWARD = 2, 2
+
+
+def estimate_step_seconds(
+    plan: Plan, card: Card, utilisation: float, checkpointing: bool, trains_weights: bool
+) -> float | None:
+    """Seconds of one micro-batch; None where the card's speed is not known.
+
+    Args:
+        utilisation: share of the card's matrix peak that is reached.
+    """
+    if card.bf16_tflops is None or card.bandwidth_gb_s is None:
+        return None
+    passes = FORWARD * (2 if checkpointing else 1) + BACKWARD * (2 if trains_weights else 1)
+    lengths, head = plan.lengths, plan.head_parameters
+    student = passes * plan.student_parameters * lengths.tokens
+    student += (FORWARD + BACKWARD) * head * lengths.scored
+    teacher = FORWARD * (
+        plan.teacher_parameters * lengths.teacher_tokens
+        + plan.teacher_head_parameters * lengths.teacher_scored
+    )
+    arithmetic = (student + teacher) / (card.bf16_tflops * 1e12 * utilisation)
+    # 4-bit weights are unfolded for every pass: read, written and read again in 2 bytes each.
+    unfolded = (
+        plan.unfolded_parameters * (3 if checkpointing else 2) + plan.unfolded_teacher_parameters
+    )
+    return arithmetic + unfolded * 4.5 / (card.bandwidth_gb_s * 1e9)
+
+
+def describe_hours(step_seconds: float, questions: int, rows: int, epochs: float) -> str:
+    """A run over so many rows, in words."""
+    hours = step_seconds / questions * rows * epochs / 3600
+    return (
+        f"{step_seconds:.2f} s a micro-batch, {hours:.1f} h for {rows:,} rows x {epochs:g} epochs"
+    )

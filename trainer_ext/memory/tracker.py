@@ -1,0 +1,54 @@
+"""How many bytes of tensors live, at any time, of real tensors or of fake ones that take no memory."""
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that operations make while it is entered, until they are let go of.
+
+    What a caching allocator would be asked for, on any device; torch's own `MemTracker` counts the same by module and
+    category, for twice the time and from a private place.
+
+    Args:
+        known: tensors that were there before and are not counted.
+
+    Attributes:
+        live: bytes now.
+        peak: the most there were; may be set back.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._storages: dict[int, Any] = {}
+        self._known = list(known)
+        for tensor in self._known:
+            storage = tensor.untyped_storage()
+            self._storages[storage._cdata] = storage
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._count(value)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._storages:
+            return
+
+        def forget(_: Any) -> None:
+            self._storages.pop(key, None)
+            self.live -= size
+
+        self._storages[key] = weakref.ref(storage, forget)
+        self.live += size
+        self.peak = max(self.peak, self.live)
