@@ -84,9 +84,9 @@ def main() -> None:
         sharding = (
             read_sharding(Path(plan.accelerate_config)) if plan.accelerate_config else ONE_PROCESS
         )
+        planned = plan_recipe(model, training, plan.speech_seconds, sharding, soft.soft_targets_k)
     except ValueError as error:
         parser.error(str(error))
-    planned = plan_recipe(model, training, plan.speech_seconds, sharding, soft.soft_targets_k)
     print(describe_lengths(planned))
     show_plan(planned)
     if card is None:
@@ -144,7 +144,7 @@ def imagine_longest(
     }
     response = longest - max(asked[channel] for channel in training.channels)
     if response < 1:
-        raise SystemExit(
+        raise ValueError(
             f"max_length {longest} has no room for an answer after {speech_seconds:g} s of speech"
         )
     return Lengths(
@@ -195,7 +195,7 @@ def show_ways_out(
         setattr(owner, attribute, value)
         try:
             smaller = plan_recipe(model, training, plan.speech_seconds, sharding, soft_targets_k)
-        except SystemExit:  # no room for an answer any more
+        except ValueError:  # no room for an answer any more
             break
         print(f"  {words:<32} {describe_verdict(smaller, card)}")
         if fits(smaller, card):

@@ -26,9 +26,9 @@ def ask(monkeypatch, capsys, lab_student):
 
 @pytest.fixture(scope="module")
 def heard(pristine_student, family, pairs):
-    """A clip that the lab's student hears right, with a little noise on it too, and its answer."""
+    """A clip that the lab's student hears right, also with a little noise and delayed, as by mp3; and its answer."""
     rows = pairs["train"]
-    noisy = rows.map(add_noise)
+    noisy = rows.map(disturb)
     answers = [answer_rows(pristine_student, family, some, "s2t", 24) for some in (rows, noisy)]
     for row, *given in zip(rows, *answers, strict=True):
         if given == [row["teacher_response"]] * 2:
@@ -36,8 +36,8 @@ def heard(pristine_student, family, pairs):
     raise AssertionError("the lab's student hears nothing at all")
 
 
-def add_noise(row):
-    samples = decode_speech(row["speech"], row["id"])
+def disturb(row):
+    samples = np.pad(decode_speech(row["speech"], row["id"]), (SPEECH_RATE_HZ // 15, 0))
     noise = np.random.default_rng(0).normal(size=len(samples)) * samples.std() / 20
     return {"speech": {"bytes": encode_speech(samples + noise), "path": None}}
 

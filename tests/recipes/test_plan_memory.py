@@ -1,0 +1,128 @@
+"""A verdict on every recipe, before anything is downloaded."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.recipes.run_script import run_script
+from tests.recipes.test_configs import CONFIGS
+from trainer_ext.memory.cards import CARDS, find_card
+from trainer_ext.memory.sharding import Sharding, read_sharding
+from trainer_ext.students.families import find_student_family
+
+ROOT = Path(__file__).parents[2]
+ACCELERATE = ROOT / "recipes" / "accelerate"
+MODELS = ROOT / "recipes" / "model_configs" / "Qwen"
+
+
+@pytest.fixture
+def plan(monkeypatch, capsys):
+    def run(config: str, *words: str) -> tuple[str, str]:
+        file = f"recipes/configs/{config}.yaml"
+        return run_script("plan_memory.py", ["--config", file, *words], monkeypatch, capsys)
+
+    return run
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_recipe_gets_a_verdict(plan, file):
+    """A recipe that the plan cannot read is one that nobody can plan."""
+    words = ["--gpu", "rtx4090"]
+    if "accelerate/fsdp2" in file.read_text():
+        words += ["--accelerate_config", str(ACCELERATE / "fsdp2.yaml")]
+    said, refusal = plan(file.stem, *words)
+    assert not refusal
+    assert re.search(r"fits RTX 4090|does not fit RTX 4090", said)
+    assert re.search(r"h for 67,209 rows", said)
+
+
+@pytest.mark.parametrize(
+    ("config", "card"),
+    [
+        ("omni7b_qlora_stored", "12GB"),
+        ("omni7b_qlora", "16GB"),
+        ("omni7b_lora", "24GB"),
+        ("omni3b_qlora_stored", "8GB"),
+        ("omni3b_qlora", "12GB"),
+        ("omni3b_lora", "16GB"),
+    ],
+)
+def test_a_recipe_fits_the_card_it_is_for(plan, config, card):
+    """What its header promises."""
+    said, _ = plan(config, "--gpu", card)
+    assert f"fits {card.replace('GB', ' GB')}" in said
+    assert "does not fit" not in said
+    header = (ROOT / "recipes" / "configs" / f"{config}.yaml").read_text().split("output_dir")[0]
+    assert card.replace("GB", " GB") in header
+    peak = re.search(r"peak +([\d.]+)", said)
+    planned = re.search(r"Planned: ([\d.]+) GiB", header)
+    assert peak
+    assert planned
+    assert abs(float(peak[1]) - float(planned[1])) < 0.2
+
+
+def test_what_does_not_fit_is_told_what_would(plan):
+    """A verdict without a way out sends people to trial and error, at 15 GB a download."""
+    said, _ = plan("omni7b_lora", "--gpu", "12GB")
+    assert "does not fit 12 GB" in said
+    ways = said.partition("what would help")[2].splitlines()[1:]
+    assert any(line.strip().startswith("teacher_kind: stored") for line in ways)
+    assert any(
+        line.strip().startswith("load_in_4bit: true") and "fits 12 GB" in line for line in ways
+    )
+
+
+def test_a_full_fine_tune_is_shared_among_cards(plan):
+    """ZeRO-2 keeps the weights whole, FSDP2 does not; both are in the table."""
+    peaks = []
+    for name in ("zero2", "fsdp2"):
+        said, _ = plan(
+            "omni3b_full",
+            "--gpu",
+            "a100-80gb",
+            "--accelerate_config",
+            str(ACCELERATE / f"{name}.yaml"),
+        )
+        peaks.append(float(re.search(r"peak +([\d.]+)", said)[1]))
+    alone = float(re.search(r"peak +([\d.]+)", plan("omni3b_full", "--gpu", "a100-80gb")[0])[1])
+    assert peaks[1] < peaks[0] < alone
+
+
+def test_unknown_cards_and_impossible_lengths_are_refused_in_one_line(plan):
+    """Before the libraries' warnings bury it."""
+    assert "unknown card 'toaster'" in plan("tiny", "--gpu", "toaster")[1]
+    assert "no room for an answer" in plan("omni3b_qlora", "--speech_seconds", "60")[1]
+    assert find_card("RTX 4090") == CARDS["rtx4090"]
+    assert find_card("11.5GiB").memory_gib == 11.5
+
+
+@pytest.mark.parametrize(
+    ("name", "thinker", "head"),
+    [
+        ("Qwen2.5-Omni-7B", 8_931_813_888, 152_064 * 3_584),
+        ("Qwen2.5-Omni-3B", 4_703_464_448, 151_936 * 2_048),
+    ],
+)
+def test_the_sizes_are_those_of_the_published_models(name, thinker, head):
+    """The numbers of parameters of the thinkers in their weight indexes."""
+    family, config = find_student_family(str(MODELS / name))
+    skeleton = family.make_skeleton(config, torch.bfloat16)
+    assert sum(parameter.numel() for parameter in skeleton.parameters()) == thinker
+    assert skeleton.get_output_embeddings().weight.numel() == head
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("single_gpu", Sharding(1)),
+        ("multi_gpu", Sharding(4)),
+        ("fsdp2", Sharding(8, True, True, True)),
+        ("zero2", Sharding(8, False, True, True)),
+        ("zero3", Sharding(8, True, True, True)),
+    ],
+)
+def test_what_accelerate_shares_is_read_from_its_config(name, expected):
+    """A plan for eight cards that counts one."""
+    assert read_sharding(ACCELERATE / f"{name}.yaml") == expected
