@@ -19,6 +19,7 @@ import datasets
 import torch
 import yaml
 from accelerate import PartialState
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data_builders.build import DataArguments, identify_model, load_pairs
@@ -36,6 +37,7 @@ from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
 from trainer_ext.students.families import load_student_family
 from trainer_ext.teachers.loading import load_teacher
 from trainer_ext.trainer import CrossModalDistillTrainer
+from trainer_ext.whole import reading_whole
 
 TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
 
@@ -97,11 +99,13 @@ def load_trainer(
     identity = None
     if training.teacher_kind == "stored" and model.teacher_model_name_or_path is not None:
         identity = identify_model(model.teacher_model_name_or_path, model.teacher_model_revision)
-    teacher = load_teacher(
-        model, training, family, soft.soft_targets, soft.soft_targets_k, identity
-    )
+    with reading_whole(training):
+        teacher = load_teacher(
+            model, training, family, soft.soft_targets, soft.soft_targets_k, identity
+        )
+        student = load_student(model, family)
     return CrossModalDistillTrainer(
-        model=load_student(model, family),
+        model=student,
         args=training,
         family=family,
         teacher=teacher,
@@ -127,6 +131,12 @@ def score(
     if test is None:
         print(
             "no scores: the data set has no `test` rows with speech, `reference` and `teacher_response`"
+        )
+        return None
+    if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+        print(
+            "no scores: every process has a part of the model, and their answers are of unlike length; "
+            "ask the saved model afterwards"
         )
         return None
     return score_student(trainer.model, trainer.family, test, data.answer_max_new_tokens)

@@ -38,6 +38,7 @@ ORDER = [
     ["trainer_ext.checks"],
     ["trainer_ext.arguments"],
     ["trainer_ext.teachers.loading"],
+    ["trainer_ext.whole"],
     ["trainer_ext.parser"],
     ["trainer_ext.checkpoints"],
     ["trainer_ext.progress"],

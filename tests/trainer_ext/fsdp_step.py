@@ -36,7 +36,7 @@ def main() -> None:
         policy = MixedPrecisionPolicy(param_dtype=half, output_dtype=half)
         if settings["shard_head"]:
             fully_shard(model.lm_head, mp_policy=policy)  # a DTensor inside the forward
-        for layer in model.model.language_model.layers:
+        for layer in (*model.model.language_model.layers, *model.model.audio_tower.layers):
             fully_shard(layer, mp_policy=policy)
         fully_shard(model, mp_policy=policy)
     teacher = ModelTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
@@ -57,7 +57,9 @@ def main() -> None:
     parts = request.parts
     assert {part.dtype for part in (parts.total, parts.ce, parts.kl)} == {torch.float32}
     assert signal.states.dtype == torch.float32
-    gradients = {
+    loss = parts.total.detach().clone()
+    dist.all_reduce(loss)
+    gradients = {"loss": loss / tokens} | {
         name: p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
         for name, p in model.named_parameters()
         if p.grad is not None

@@ -3,14 +3,19 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig
+import yaml
+from peft import LoraConfig, get_peft_model
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
+from data_builders.build import DataArguments
+from data_builders.soft_targets import SoftTargetArguments
 from trainer_ext.adapters import check_whole, count_linear_classes, load_peft_config, load_student
-from trainer_ext.arguments import ModelArguments
+from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.parser import RecipeParser
 
 LOAD_WITH_PEFT_ALONE = """
 import json, sys, torch
@@ -166,3 +171,62 @@ def test_a_quantised_student_without_lora_is_refused(lab_student):
     """4-bit weights have no gradient; the run would train the head alone."""
     with pytest.raises(ValueError, match="set use_peft"):
         ModelArguments(model_name_or_path=lab_student, load_in_4bit=True)
+
+
+@pytest.mark.parametrize("optim", ["adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])
+def test_small_optimizers_train_the_whole_model(make_trainer, pairs, optim):
+    """Two bytes of state a weight instead of eight: what brings full fine-tuning to small cards."""
+    four = pairs["train"].select(range(4))
+    trainer = make_trainer(train_dataset=four, max_steps=12, learning_rate=5e-4, optim=optim)
+    trainer.train()
+    assert losses(trainer)[-1] < 0.5 * losses(trainer)[0]
+    states = trainer.optimizer.state
+    kinds = {
+        value.dtype
+        for state in states.values()
+        for value in state.values()
+        if torch.is_tensor(value)
+    }
+    assert (torch.uint8 in kinds) == ("8bit" in optim)
+
+
+QUANTISED = [
+    file
+    for file in sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))
+    if yaml.safe_load(file.read_text()).get("load_in_4bit")
+]
+
+
+@pytest.mark.parametrize("file", QUANTISED, ids=lambda file: file.stem)
+def test_every_quantised_recipe_quantises_what_it_means_to(file, tiny_omni, family, monkeypatch):
+    """A class census of each: 4-bit where meant, whole where meant, adapters where meant."""
+    monkeypatch.chdir(file.parents[2])
+    parser = RecipeParser(
+        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig)
+    )
+    arguments, *_ = parser.parse_args_and_config(
+        ["--config", str(file), "--use_cpu", "true", "--model_name_or_path", str(tiny_omni)]
+    )
+    model = load_student(arguments, family)
+    census = count_linear_classes(model)
+    layers = family.config.text_config.num_hidden_layers
+    assert census["model.language_model"] == {"Linear4bit": 7 * layers}
+    assert set(census["model.audio_tower"]) == set(census["lm_head"]) == {"Linear"}
+    assert {name.split(".")[1] for name in census if name != "lm_head"} == {
+        "language_model",
+        "audio_tower",
+    }
+    nested = {
+        module.weight.quant_state.nested
+        for module in model.modules()
+        if type(module).__name__ == "Linear4bit"
+    }
+    assert nested == {arguments.use_bnb_nested_quant}
+    adapted = get_peft_model(model, load_peft_config(arguments, family))
+    kinds = {
+        type(module).__name__ for module in adapted.modules() if "lora" in type(module).__module__
+    }
+    assert "Linear4bit" in kinds
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert len(trained) == 2 * 7 * layers
+    assert all("language_model.layers" in name for name in trained)

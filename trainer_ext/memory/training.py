@@ -8,6 +8,7 @@ from trainer_ext.arguments import ModelArguments
 from trainer_ext.memory.plan import CUDA_CONTEXT, Lengths, Plan, plan_run
 from trainer_ext.memory.sharding import Sharding, of_zero_stage
 from trainer_ext.trainer import CrossModalDistillTrainer
+from trainer_ext.whole import reading_whole
 
 
 def plan_training(
@@ -16,18 +17,19 @@ def plan_training(
     """What the trainer's process will need at the most, if the longest rows meet in one micro-batch."""
     teacher: Any = trainer.teacher
     on_cuda = trainer.args.device.type == "cuda"
-    return plan_run(
-        model,
-        trainer.args,
-        trainer.family,
-        trainer.family.config,
-        teacher.model.config if trainer.args.teacher_kind == "model" else None,
-        measure_longest(trainer),
-        read_sharding_of(trainer.accelerator),
-        soft_targets_k,
-        on_cuda,
-        CUDA_CONTEXT if on_cuda else 0,
-    )
+    with reading_whole(trainer.args):  # skeletons of the models are built
+        return plan_run(
+            model,
+            trainer.args,
+            trainer.family,
+            trainer.family.config,
+            teacher.model.config if trainer.args.teacher_kind == "model" else None,
+            measure_longest(trainer),
+            read_sharding_of(trainer.accelerator),
+            soft_targets_k,
+            on_cuda,
+            CUDA_CONTEXT if on_cuda else 0,
+        )
 
 
 def measure_longest(trainer: CrossModalDistillTrainer) -> Lengths:

@@ -51,8 +51,8 @@ class ModelTeacher:
         """
         if is_deepspeed_zero3_enabled():
             raise ValueError(
-                "teacher_kind 'model' does not work under ZeRO-3, which would shard the teacher too: use 'stored' or "
-                "'self', or ZeRO-2 or FSDP2"
+                "under ZeRO-3 the teacher would be shared among the processes, and the loss could not read it: load it "
+                "within trainer_ext.whole.reading_whole(args), as recipes/s2t_t2t.py does"
             )
         if is_fsdp_enabled():
             raise ValueError(

@@ -1,0 +1,28 @@
+"""Models are read whole by every process, also where they are shared among processes afterwards."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+
+@contextmanager
+def reading_whole(training: TrainingArguments) -> Iterator[None]:
+    """Within it `from_pretrained` does not know of ZeRO-3, under which it would build models in parts.
+
+    transformers 5.23 cannot build Qwen2.5-Omni so (its audio encoder fills a table that has no memory there: "Cannot
+    copy out of meta tensor"), and a teacher in parts could not be read by the loss. DeepSpeed takes the student apart
+    later.
+    """
+    plugin: Any = training.deepspeed_plugin
+    config = getattr(training, "hf_deepspeed_config", None) or (plugin and plugin.dschf)
+    if not config:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(config)
