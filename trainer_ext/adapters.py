@@ -44,11 +44,11 @@ def load_student(arguments: ModelArguments, family: Any) -> PreTrainedModel:
     return model
 
 
-def choose_attention(device: torch.device, dtype: str | torch.dtype | None) -> str:
-    """Flash attention where it is installed and can be used, else torch's own; rows packed into one want it most."""
+def choose_attention(device: torch.device, dtype: str | torch.dtype | None) -> str | None:
+    """Flash attention where it is installed and can be used; None for the family's own choice."""
     half = str(dtype).removeprefix("torch.") in ("auto", "bfloat16", "float16")
     can_flash = device.type == "cuda" and half and is_flash_attn_2_available()
-    return "flash_attention_2" if can_flash else "sdpa"
+    return "flash_attention_2" if can_flash else None
 
 
 def load_adapter(

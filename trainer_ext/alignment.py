@@ -18,9 +18,10 @@ def pad_rows(
     width = max(
         len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
     )
-    input_ids = torch.full((len(prompts), width), pad_id)
-    attention_mask = torch.zeros_like(input_ids)
-    labels = torch.full_like(input_ids, IGNORED)
+    # Three views of one storage: a storage costs half a millisecond on its way from a worker, whatever its size.
+    input_ids, attention_mask, labels = torch.zeros(3, len(prompts), width, dtype=torch.long)
+    input_ids.fill_(pad_id)
+    labels.fill_(IGNORED)
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         length = len(prompt) + len(response)
         start = width - length if padding_side == "left" else 0

@@ -4,17 +4,18 @@ Student rows come channel by channel: all text rows, then all speech rows; in a 
 row, if only a silent one that nothing is learnt from. Keys are the student's own input names,
 `labels`, and
 
-    channel             (B,)    index into CHANNELS
-    question_of_row     (B,)    which question a student row asks
-    response_lengths    (Q,)    response tokens of every question
+    channel             B integers, indices into CHANNELS
+    question_of_row     B integers, which question a student row asks
+    response_lengths    Q integers, response tokens of every question
     row_ids             Q strings, for naming a bad row
     teacher_*           what the teacher's reader encodes; absent without a teacher
+
+Short ones are lists, which cost less than tensors on their way from a worker.
 """
 
 from typing import Any
 
 import numpy as np
-import torch
 
 from data_builders.schema import CHANNELS, SPEECH_RATE_HZ, decode_speech
 from trainer_ext.alignment import pad_rows
@@ -85,9 +86,9 @@ class PairCollator:
         batch: dict[str, Any] = {
             **pad_rows(prompts, responses, self.family.tokenizer.pad_token_id, self.padding_side),
             **self.family.extract_features(clips),
-            "channel": torch.tensor(channel_of_row),
-            "question_of_row": torch.tensor(questions),
-            "response_lengths": torch.tensor([len(answer) for answer in answers]),
+            "channel": channel_of_row,
+            "question_of_row": questions,
+            "response_lengths": [len(answer) for answer in answers],
             "row_ids": [row["id"] for row in rows],
         }
         if self.teacher is not None:

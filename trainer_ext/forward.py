@@ -65,7 +65,7 @@ class StatesOutput(ModelOutput):
 
 
 def add_distill_forward(
-    model: PreTrainedModel, pack: Callable[[Tensor, Tensor], dict[str, Tensor]]
+    model: PreTrainedModel, pack: Callable[[Tensor, Tensor], dict[str, Any]]
 ) -> None:
     """Teach `model.forward` the argument `distill`; `model` is the base model, not its PEFT wrapper.
 

@@ -129,11 +129,12 @@ class CrossModalDistillTrainer(SFTTrainer):
         tokens is divided by it, and multiplied by the number of processes because DDP averages their gradients.
         """
         batch = dict(inputs)
-        row_ids, channel, question_of_row, response_lengths = (
-            batch.pop(key) for key in ("row_ids", "channel", "question_of_row", "response_lengths")
+        row_ids, labels = batch.pop("row_ids"), batch.pop("labels")
+        channel, question_of_row, response_lengths = (
+            torch.tensor(batch.pop(key), device=labels.device)
+            for key in ("channel", "question_of_row", "response_lengths")
         )
         asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
-        labels = batch.pop("labels")
         signal = None
         if self.teacher is not None:
             paired = pair_with_teacher(labels, response_lengths, question_of_row)

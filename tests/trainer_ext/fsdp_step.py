@@ -45,8 +45,9 @@ def main() -> None:
     tokens = torch.tensor(int((batch["labels"] != IGNORED).sum()))
     dist.all_reduce(tokens)
 
-    labels, lengths, questions = (
-        batch.pop(key) for key in ("labels", "response_lengths", "question_of_row")
+    labels = batch.pop("labels")
+    lengths, questions = (
+        torch.tensor(batch.pop(key)) for key in ("response_lengths", "question_of_row")
     )
     asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
     del batch["channel"], batch["row_ids"]

@@ -14,7 +14,7 @@ def split_batch(batch):
     return {name: batch[name] for name in names if name in batch}, batch["labels"]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", [None, "sdpa", "eager"])
 @pytest.mark.parametrize("padding_side", ["right", "left"])
 @torch.no_grad()
 def test_packed_rows_are_as_padded_ones(family, lab_student, pairs, padding_side, attention):

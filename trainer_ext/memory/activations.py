@@ -88,13 +88,13 @@ def measure_activations(
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         live = LiveBytes([*weights, *gradients])
         with live:
-            mask = torch.empty(1, 1, tokens, tokens, dtype=torch.bool)
             positions = torch.empty(4, 1, tokens, dtype=torch.long)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 hidden = language_model(
                     inputs_embeds=states * 1,
-                    attention_mask={"full_attention": mask},
+                    attention_mask={"full_attention": None},
                     position_ids=positions,
+                    row_lengths=[tokens],
                     use_cache=False,
                 ).last_hidden_state
             held, forward = live.live, live.peak

@@ -43,7 +43,7 @@ class Lengths:
     def of_batch(cls, batch: dict[str, Any]) -> "Lengths":
         """Of what `PairCollator` returns."""
         asked = batch.get("teacher_input_ids")
-        scored = int(batch["response_lengths"].sum())
+        scored = sum(batch["response_lengths"])
         return cls(
             tokens=int(batch["attention_mask"].sum()),
             scored=int((batch["labels"] != IGNORED).sum()),

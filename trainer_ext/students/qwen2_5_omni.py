@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from data_builders.schema import DEFAULT_SYSTEM
+from trainer_ext.row_attention import ROW_ATTENTION
 from trainer_ext.shards import Shards
 from trainer_ext.students.qwen2_5_omni_names import name_in_memory
 from trainer_ext.students.whisper_features import count_frames, extract_features
@@ -50,6 +51,8 @@ class Qwen2_5OmniStudent:
     head_module = "lm_head"
     language_module = "model.language_model"
     left_out_module = "model.visual"
+    # Unless another one is asked for: rows are packed for the language model alone.
+    attention = {"text_config": ROW_ATTENTION, "audio_config": "sdpa"}
 
     def __init__(
         self,
@@ -96,6 +99,8 @@ class Qwen2_5OmniStudent:
         self, name_or_path: str, **from_pretrained
     ) -> Qwen2_5OmniThinkerForConditionalGeneration:
         """The thinker without its vision tower, audio tower frozen; keyword arguments go to `from_pretrained`."""
+        if from_pretrained.get("attn_implementation") is None:
+            from_pretrained["attn_implementation"] = self.attention
         model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
             name_or_path, **from_pretrained
         )
@@ -146,6 +151,7 @@ class Qwen2_5OmniStudent:
         """The thinker with weights of the right shape that take no memory, to hang adapters on."""
         with torch.device("meta"):
             model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(dtype)
+        model.set_attn_implementation(Qwen2_5OmniStudent.attention)
         for module in model.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
                 hollow = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
@@ -164,15 +170,20 @@ class Qwen2_5OmniStudent:
             if (name := name_in_memory(on_disk)) and name.startswith(f"{self.left_out_module}.")
         }
 
-    def pack(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    def pack(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
         """Rows (B, T) as one row of their S tokens, no padding: `input_ids` (1, S) and `position_ids` (4, 1, S).
 
-        Positions start at zero in every row, which is how the model's attention tells rows apart. Its four grids (text,
-        time, height, width) are alike where there are no pictures: an audio token counts as any other.
+        Positions start at zero in every row, which is how any attention of transformers tells rows apart; ours is told
+        by `row_lengths`. The four grids (text, time, height, width) are alike where there are no pictures: an audio
+        token counts as any other.
         """
         mask = attention_mask.bool()
         positions = (mask.cumsum(dim=-1) - 1)[mask]
-        return {"input_ids": input_ids[mask][None], "position_ids": positions.expand(4, 1, -1)}
+        return {
+            "input_ids": input_ids[mask][None],
+            "position_ids": positions.expand(4, 1, -1),
+            "row_lengths": mask.sum(dim=-1).tolist(),
+        }
 
     def encode_text_prompt(self, question: str, system: str) -> list[int]:
         """Token ids of the question asked in writing, up to where the answer starts."""
