@@ -1,6 +1,6 @@
 """Take a trained student elsewhere: merged, as a full Omni that still speaks, or as an adapter under other names.
 
-    adapter or full fine-tune + base weights -> shard by shard -> a folder that others load
+    adapter or full fine-tune + base weights -> weight by weight -> a folder that others load
 
     python recipes/export_omni.py --trained outputs/omni7b_qlora --target omni --output_dir outputs/omni7b_speaking
 
@@ -9,7 +9,7 @@
     --target omni_adapter   the adapter for the full model: PeftModel.from_pretrained(full_model, ...)
     --target vllm_adapter   the adapter for `vllm serve <base> --enable-lora`
 
-Memory: about one shard (5 GB for the published models). What was trained over a 4-bit base is merged into the whole.
+Memory: a weight at a time, whatever the model's size. What was trained over a 4-bit base is merged into the whole one.
 """
 
 from dataclasses import dataclass, field

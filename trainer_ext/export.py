@@ -1,8 +1,9 @@
 """A trained student as others load it: a thinker, a full Omni that still speaks, or an adapter under other names.
 
-Base weights go through memory shard by shard; a folder is written aside and renamed, so that it is whole or not there.
+Base weights go through memory one by one; a folder is written aside and renamed, so that it is whole or not there.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from transformers import GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from trainer_ext.merging import TrainedWeights
-from trainer_ext.shards import Shards
+from trainer_ext.shards import Shards, rewrite_shard
 from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, name_in_memory
 
 THINKER_CLASS = "Qwen2_5OmniThinkerForConditionalGeneration"
@@ -39,14 +40,16 @@ class Changes:
         self.waiting = set(trained.names)
         self.acted = False
 
-    def apply(self, on_disk: str, base: Tensor) -> Tensor:
+    def of(self, base: Shards, on_disk: str) -> Tensor | None:
+        """The trained weight in place of one of the base's; None for one that was not trained."""
         name = name_in_memory(on_disk)
         if name not in self.trained.names:
-            return base
+            return None
         self.waiting.discard(name)
-        changed = self.trained.apply(name, base)
-        self.acted = self.acted or not torch.equal(changed, base)
-        return changed
+        before = base.read(on_disk)
+        after = self.trained.apply(name, before)
+        self.acted = self.acted or not torch.equal(after, before)
+        return after
 
     def check(self) -> None:
         """
@@ -76,15 +79,13 @@ def export_thinker(changes: Changes, base: Shards, family: Any, output: Path) ->
     with written_aside(output, sum(file.stat().st_size for file, _ in parts)) as folder:
         weight_map: dict[str, str] = {}
         total_size = 0
-        for number, (_, names) in enumerate(tqdm(parts, unit="shard"), start=1):
-            tensors = {
-                name.removeprefix(FULL_MODEL): changes.apply(name, base.read(name))
-                for name in names
-            }
+        for number, (file, names) in enumerate(tqdm(parts, unit="shard"), start=1):
             shard = name_shard(number, len(parts))
-            save_file(tensors, folder / shard, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(tensors, shard)
-            total_size += sum(tensor.nbytes for tensor in tensors.values())
+            renamed = {name: name.removeprefix(FULL_MODEL) for name in names}
+            total_size += rewrite_shard(
+                file, folder / shard, renamed, functools.partial(changes.of, base)
+            )
+            weight_map |= dict.fromkeys(renamed.values(), shard)
         changes.check()
         if len(parts) > 1:
             write_json(
@@ -117,8 +118,8 @@ def export_omni(changes: Changes, base_folder: Path, output: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             names = base.files.get(file, [])
             if any(name_in_memory(name) in changes.trained.names for name in names):
-                tensors = {name: changes.apply(name, base.read(name)) for name in names}
-                save_file(tensors, copy, metadata={"format": "pt"})
+                renamed = {name: name for name in names}
+                rewrite_shard(file, copy, renamed, functools.partial(changes.of, base))
             else:
                 shutil.copyfile(file, copy)
         changes.check()

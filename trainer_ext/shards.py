@@ -1,11 +1,20 @@
-"""The tensors of a checkpoint on disk, found by name and read one at a time."""
+"""The tensors of a checkpoint on disk, found by name, read and written one at a time.
+
+A safetensors file is the length of its header in 8 bytes, the header (JSON: dtype, shape and place of every tensor)
+and the tensors' bytes. The library writes a file only from all of its tensors at once, and copies them to do so.
+"""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+COPIED_BYTES = 2**24
 
 
 class Shards:
@@ -48,6 +57,53 @@ class Shards:
         """One tensor, on the CPU."""
         with safe_open(self.file_of[name], "pt") as shard:
             return shard.get_tensor(name)
+
+
+def rewrite_shard(
+    source: Path,
+    target: Path,
+    renamed: dict[str, str],
+    change: Callable[[str], Tensor | None],
+) -> int:
+    """Write some of a file's tensors to another; one of them is in memory at a time.
+
+    Args:
+        renamed: new names of the tensors to keep, by their old ones.
+        change: of a tensor's old name: what to write in its place, of its own shape and dtype; None leaves it as it is,
+            byte for byte.
+
+    Returns:
+        Bytes of the tensors written.
+    """
+    entries, start = read_header(source)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    written = 0
+    for old, new in renamed.items():
+        begin, end = entries[old]["data_offsets"]
+        header[new] = {**entries[old], "data_offsets": [written, written + end - begin]}
+        written += end - begin
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with source.open("rb") as reading, target.open("wb") as writing:
+        writing.write(len(text).to_bytes(8, "little") + text)
+        for old in renamed:
+            changed = change(old)
+            begin, end = entries[old]["data_offsets"]
+            if changed is None:
+                reading.seek(start + begin)
+                for left in range(end - begin, 0, -COPIED_BYTES):
+                    writing.write(reading.read(min(left, COPIED_BYTES)))
+            else:
+                assert changed.nbytes == end - begin
+                writing.write(changed.contiguous().view(torch.uint8).numpy().data)
+    return written
+
+
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of its tensors, and where their bytes start."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        return json.loads(stream.read(length)), 8 + length
 
 
 def _find(name_or_path: str, file: str, revision: str | None) -> Path | None:

@@ -330,7 +330,7 @@ def test_a_killed_export_leaves_no_half_model(adapter, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("trainer_ext.export.save_file", fail)
+    monkeypatch.setattr("trainer_ext.export.rewrite_shard", fail)
     base, _ = read_base_name(str(adapter))
     family = load_student_family(base)
     changes = Changes(load_trained(str(adapter), family), str(adapter))

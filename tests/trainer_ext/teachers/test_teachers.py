@@ -8,6 +8,8 @@ import torch
 from datasets import Value, concatenate_datasets, load_from_disk
 from peft import LoraConfig
 from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tests.conftest import TEACHER, make_soft_targets
 from trainer_ext.adapters import count_linear_classes
@@ -15,6 +17,7 @@ from trainer_ext.arguments import ModelArguments
 from trainer_ext.checks import check_rows
 from trainer_ext.teachers.model import ModelTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
+from trainer_ext.whole import reading_whole
 
 
 def batch_of(trainer, number: int = 4) -> dict:
@@ -283,8 +286,32 @@ def test_a_quantised_teacher_cannot_be_offloaded():
 def test_under_zero3_a_teacher_in_memory_is_refused(monkeypatch):
     """It would be sharded with the student, and its head read as an empty tensor."""
     monkeypatch.setattr("trainer_ext.teachers.model.is_deepspeed_zero3_enabled", lambda: True)
-    with pytest.raises(ValueError, match="does not work under ZeRO-3"):
+    with pytest.raises(ValueError, match="under ZeRO-3 the teacher would be shared.*reading_whole"):
         ModelTeacher.from_pretrained(TEACHER)
+
+
+def test_an_empty_teacher_under_fsdp_is_refused(monkeypatch):
+    """With `fsdp_cpu_ram_efficient_loading` every process but the first gets weights that nothing fills."""
+    monkeypatch.setattr("trainer_ext.teachers.model.is_fsdp_enabled", lambda: True)
+    with pytest.raises(ValueError, match="fsdp_cpu_ram_efficient_loading is on"):
+        ModelTeacher.from_pretrained(TEACHER)
+
+
+def test_models_are_read_whole_under_zero3(make_config):
+    """transformers cannot build Qwen2.5-Omni in parts, and a teacher in parts cannot be read."""
+    config = make_config()
+    assert config.deepspeed_plugin is None
+    with reading_whole(config):  # nothing to do
+        pass
+    config.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
+    try:
+        assert is_deepspeed_zero3_enabled()
+        with reading_whole(config):
+            assert not is_deepspeed_zero3_enabled()
+            assert len(ModelTeacher.from_pretrained(TEACHER).head) == 936
+        assert is_deepspeed_zero3_enabled()
+    finally:
+        unset_hf_deepspeed_config()
 
 
 def test_ids_beyond_two_bytes_come_back(soft_targets, family):
