@@ -5,11 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import HfDeepSpeedConfig
 from datasets import Value, concatenate_datasets, load_from_disk
 from peft import LoraConfig
 from transformers import Gemma2Config, Gemma2ForCausalLM
-from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from tests.conftest import TEACHER, make_soft_targets
 from trainer_ext.adapters import count_linear_classes
@@ -286,7 +287,9 @@ def test_a_quantised_teacher_cannot_be_offloaded():
 def test_under_zero3_a_teacher_in_memory_is_refused(monkeypatch):
     """It would be sharded with the student, and its head read as an empty tensor."""
     monkeypatch.setattr("trainer_ext.teachers.model.is_deepspeed_zero3_enabled", lambda: True)
-    with pytest.raises(ValueError, match="under ZeRO-3 the teacher would be shared.*reading_whole"):
+    with pytest.raises(
+        ValueError, match=r"under ZeRO-3 the teacher would be shared.*reading_whole"
+    ):
         ModelTeacher.from_pretrained(TEACHER)
 
 
@@ -304,6 +307,7 @@ def test_models_are_read_whole_under_zero3(make_config):
     with reading_whole(config):  # nothing to do
         pass
     config.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
+    set_hf_deepspeed_config(config.hf_deepspeed_config)
     try:
         assert is_deepspeed_zero3_enabled()
         with reading_whole(config):
