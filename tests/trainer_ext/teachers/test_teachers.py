@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from accelerate.utils import HfDeepSpeedConfig
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from datasets import Value, concatenate_datasets, load_from_disk
 from peft import LoraConfig
 from transformers import Gemma2Config, Gemma2ForCausalLM
