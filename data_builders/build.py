@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import soundfile
 from datasets import Dataset, DatasetDict, DatasetInfo, load_dataset, load_from_disk
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from data_builders.journal import Journal, content_key
 from data_builders.prompts import Prompt, load_prompts
@@ -83,15 +84,18 @@ def load_pairs(
     arguments: DataArguments,
     teacher_name_or_path: str | None,
     teacher_revision: str = "main",
-    device: str = "cpu",
+    load_teacher: Callable[[], PreTrainedModel] | None = None,
 ) -> DatasetDict:
     """The data set a run trains on, and is tested on where it has a split `test`; speech undecoded.
+
+    Args:
+        load_teacher: see `answer_prompts`; called only if an answer is missing.
 
     Raises:
         ValueError: it has no split `train`.
     """
     if arguments.dataset_name is None:
-        folder = build_pairs(arguments, teacher_name_or_path, teacher_revision, device)
+        folder = build_pairs(arguments, teacher_name_or_path, teacher_revision, load_teacher)
         return load_from_disk(str(folder))
     on_disk = Path(arguments.dataset_name).is_dir()
     loaded = (load_from_disk if on_disk else load_dataset)(arguments.dataset_name)
@@ -108,7 +112,7 @@ def build_pairs(
     arguments: DataArguments,
     teacher_name_or_path: str | None,
     teacher_revision: str = "main",
-    device: str = "cpu",
+    load_teacher: Callable[[], PreTrainedModel] | None = None,
 ) -> Path:
     """Build the data set unless it is there; returns its folder."""
     if teacher_name_or_path is None:
@@ -136,7 +140,7 @@ def build_pairs(
             teacher_identity,
             arguments.answer_max_new_tokens,
             revision=teacher_revision,
-            device=device,
+            load_model=load_teacher,
         )
         takes = [take for prompt, answer in zip(prompts, answers, strict=True) if answer for take in
                  record_takes(prompt, answer, teacher_identity, arguments)]  # fmt: skip

@@ -4,6 +4,7 @@ In: prompts and a text LLM. Out: one answer a question, journaled batch by batch
 """
 
 import json
+from collections.abc import Callable
 
 import torch
 from tqdm import tqdm
@@ -28,7 +29,7 @@ def answer_prompts(
     max_new_tokens: int = 256,
     revision: str = "main",
     batch_size: int = 32,
-    device: str = "cpu",
+    load_model: Callable[[], PreTrainedModel] | None = None,
 ) -> list[str | None]:
     """The teacher's greedy answers, in the order of the prompts.
 
@@ -36,6 +37,7 @@ def answer_prompts(
 
     Args:
         teacher_identity: what distinguishes this teacher from any other; part of the journal's key.
+        load_model: how it is loaded, where it does not fit whole into memory; None for whole, on the CPU.
 
     Returns:
         One answer a prompt; None where the teacher was cut off at `max_new_tokens`, since half an answer is no target.
@@ -52,8 +54,11 @@ def answer_prompts(
         tokenizer = AutoTokenizer.from_pretrained(
             teacher_name_or_path, revision=revision, padding_side="left"
         )
-        model = AutoModelForCausalLM.from_pretrained(teacher_name_or_path, revision=revision)
-        model = model.to(device).eval()
+        if load_model is None:
+            model = AutoModelForCausalLM.from_pretrained(teacher_name_or_path, revision=revision)
+        else:
+            model = load_model()
+        model.eval()
         # A published model's own settings (a repetition penalty, for one) would fill what we leave unset.
         model.generation_config = GenerationConfig()
         # Questions of like length share a batch.

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
 from accelerate import PartialState
 from transformers import TextStreamer
 
 from data_builders.schema import SPEECH_RATE_HZ, read_speech
-from trainer_ext.adapters import choose_attention, load_adapter, make_quantization
+from trainer_ext.adapters import choose_attention, load_adapter, make_quantization, read_dtype
 from trainer_ext.alignment import pad_rows
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.evaluation.answers import make_greedy, move_inputs
@@ -73,17 +74,19 @@ def main() -> None:
     (arguments,) = parser.parse_args_and_config()
     try:
         ask(arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: no such model
         parser.error(str(error))
 
 
 def ask(arguments: AskArguments) -> None:
+    """Encode, load, answer; the cheapest to refuse comes first."""
     base, revision = arguments.model_name_or_path, arguments.model_revision
     if base is None:
         base, revision = read_base_name(arguments.adapter)
     if base is None:
         raise ValueError(
-            f"{arguments.adapter} is no adapter: name a whole model by --model_name_or_path"
+            f"{arguments.adapter} is no adapter (there is no adapter_config.json): name a whole model by "
+            "--model_name_or_path"
         )
     family = load_student_family(base, revision)
     inputs = encode(family, arguments)  # before gigabytes are loaded
@@ -125,7 +128,8 @@ def encode(family: Any, arguments: AskArguments) -> dict[str, torch.Tensor]:
     return {**padded, **family.extract_features(clips)}
 
 
-def read_clip(file: str, max_seconds: float) -> Any:
+def read_clip(file: str, max_seconds: float) -> np.ndarray:
+    """Samples (n,) of a file that is there and not too long."""
     if not Path(file).is_file():
         raise ValueError(f"there is no file {file}")
     samples = read_speech(file, file)
@@ -141,14 +145,18 @@ def read_clip(file: str, max_seconds: float) -> Any:
 def load(family: Any, base: str, revision: str | None, arguments: AskArguments) -> tuple[Any, Any]:
     """The model to generate with, and its thinker with the adapter on; without --speak they are one."""
     device = PartialState().device
+    dtype = read_dtype(arguments.dtype, family.config)
     quantization = None
     if arguments.load_in_4bit:
-        student = ModelArguments(base, load_in_4bit=True, use_peft=True, use_bnb_nested_quant=True)
+        student = ModelArguments(
+            base, dtype=str(dtype).removeprefix("torch."),
+            load_in_4bit=True, use_peft=True, use_bnb_nested_quant=True,
+        )  # fmt: skip
         quantization = make_quantization(student, family)
     how = {
         "revision": revision,
-        "dtype": arguments.dtype,
-        "attn_implementation": choose_attention(device, arguments.dtype),
+        "dtype": dtype,
+        "attn_implementation": choose_attention(device, dtype),
         "quantization_config": quantization,
         "device_map": {"": device},
     }
@@ -177,6 +185,7 @@ def answer(thinker: Any, family: Any, inputs: dict[str, torch.Tensor], max_new_t
 
 
 def make_streamer(family: Any) -> TextStreamer:
+    """Writes tokens to the terminal as they come."""
     return TextStreamer(family.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 

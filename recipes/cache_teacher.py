@@ -14,6 +14,7 @@ Several processes share the rows; a killed run goes on where it was. From a serv
         --temperature 1.0 --soft_targets_temperatures 1.0
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from trainer_ext.collator import RESPONSE_COLUMN
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.families import load_student_family
+from trainer_ext.teachers.loading import load_answering_teacher
 from trainer_ext.teachers.model import ModelTeacher
 from trainer_ext.teachers.scorer import ModelScorer
 
@@ -59,7 +61,7 @@ def main() -> None:
     state = PartialState()
     source, revision = model.teacher_model_name_or_path, model.teacher_model_revision
     with state.main_process_first():
-        pairs = load_pairs(data, source, revision, str(state.device))
+        pairs = load_pairs(data, source, revision, functools.partial(load_answering_teacher, model))
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     teacher_rows = (
         AutoConfig.from_pretrained(source, revision=revision).get_text_config().vocab_size

@@ -61,11 +61,12 @@ def main() -> None:
     keep_libraries_quiet()
     try:
         export(arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: no such model
         parser.error(str(error))
 
 
 def export(arguments: ExportArguments) -> None:
+    """One target; what cannot be exported is refused before anything is written."""
     trained, output = arguments.trained, Path(arguments.output_dir)
     named, named_revision = read_base_name(trained, arguments.trained_revision)
     base, revision = arguments.base or named, arguments.base_revision or named_revision
@@ -73,23 +74,26 @@ def export(arguments: ExportArguments) -> None:
         raise ValueError(
             f"{trained} is no adapter and names no base: name the model it was trained from by --base"
         )
-    rank = None
+    to_vllm, rank = arguments.target == "vllm_adapter", None
+    if arguments.target.endswith("adapter") and not is_adapter(trained, arguments.trained_revision):
+        raise ValueError(f"{trained} is no adapter: export it by --target thinker or omni")
+    if to_vllm:
+        rank = choose_vllm_rank(trained, arguments.trained_revision)
+    family = load_student_family(base, revision)
+    weights = load_trained(trained, family, arguments.trained_revision)  # looks at its keys
+
+    def add_card(folder: Path) -> None:
+        write_export_card(folder, arguments.target, output.name, trained, base, rank)
+
     if arguments.target.endswith("adapter"):
-        if not is_adapter(trained, arguments.trained_revision):
-            raise ValueError(f"{trained} is no adapter: export it by --target thinker or omni")
-        to_vllm = arguments.target == "vllm_adapter"
-        if to_vllm:
-            rank = choose_vllm_rank(trained, arguments.trained_revision)
         rename = name_in_vllm if to_vllm else name_in_full_model
-        export_adapter(trained, base, rename, output, arguments.trained_revision)
+        export_adapter(trained, base, rename, output, add_card, arguments.trained_revision)
+    elif arguments.target == "omni":
+        changes = Changes(weights, trained)
+        export_omni(changes, fetch_whole(base, revision), output, add_card)
     else:
-        family = load_student_family(base, revision)
-        changes = Changes(load_trained(trained, family, arguments.trained_revision), trained)
-        if arguments.target == "omni":
-            export_omni(changes, fetch_whole(base, revision), output)
-        else:
-            export_thinker(changes, Shards.from_pretrained(base, revision), family, output)
-    write_export_card(output, arguments.target, trained, base, rank)
+        changes = Changes(weights, trained)
+        export_thinker(changes, Shards.from_pretrained(base, revision), family, output, add_card)
     print(f"{arguments.target} of {trained} in {output}")
 
 

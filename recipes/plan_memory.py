@@ -85,7 +85,7 @@ def main() -> None:
             read_sharding(Path(plan.accelerate_config)) if plan.accelerate_config else ONE_PROCESS
         )
         planned = plan_recipe(model, training, plan.speech_seconds, sharding, soft.soft_targets_k)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: no such model
         parser.error(str(error))
     print(describe_lengths(planned))
     show_plan(planned)
@@ -173,6 +173,8 @@ def list_ways_out(
         yield "teacher_kind: stored", training, "teacher_kind", "stored"
     if not model.use_peft:
         yield "use_peft: true", model, "use_peft", True
+        if model.dtype == "float32":
+            yield "dtype: bfloat16", model, "dtype", "bfloat16"
     if not model.load_in_4bit:
         yield "load_in_4bit: true", model, "load_in_4bit", True
     for length in (1024, 768, 512):

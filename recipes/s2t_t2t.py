@@ -10,6 +10,7 @@ With no arguments it heals the tiny lab on a bare CPU, in minutes:
 Every argument of TRL's SFTConfig and ModelConfig works, in the YAML file or on the command line, which wins.
 """
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -19,7 +20,6 @@ import datasets
 import torch
 import yaml
 from accelerate import PartialState
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data_builders.build import DataArguments, identify_model, load_pairs
@@ -35,9 +35,9 @@ from trainer_ext.memory.training import plan_training
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
 from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers.loading import load_teacher
+from trainer_ext.teachers.loading import load_answering_teacher, load_teacher
 from trainer_ext.trainer import CrossModalDistillTrainer
-from trainer_ext.whole import reading_whole
+from trainer_ext.whole import reading_whole, shares_weights
 
 TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
 
@@ -53,12 +53,12 @@ def main() -> None:
     state = PartialState()
     if state.device.type == "cpu" and state.num_processes == 1:
         use_all_cores()
-    with state.main_process_first():
+    with state.main_process_first(), reading_whole(training):
         pairs = load_pairs(
             data,
             model.teacher_model_name_or_path,
             model.teacher_model_revision,
-            str(state.device),
+            functools.partial(load_answering_teacher, model),
         )
     if training.eval_strategy != "no" and "test" not in pairs:
         raise ValueError(
@@ -103,7 +103,7 @@ def load_trainer(
         teacher = load_teacher(
             model, training, family, soft.soft_targets, soft.soft_targets_k, identity
         )
-        student = load_student(model, family)
+        student = load_student(model, family, shared=shares_weights(training))
     return CrossModalDistillTrainer(
         model=student,
         args=training,
@@ -133,7 +133,7 @@ def score(
             "no scores: the data set has no `test` rows with speech, `reference` and `teacher_response`"
         )
         return None
-    if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+    if shares_weights(trainer.args):
         print(
             "no scores: every process has a part of the model, and their answers are of unlike length; "
             "ask the saved model afterwards"

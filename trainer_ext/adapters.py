@@ -7,19 +7,20 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
-from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 from trl import get_peft_config, get_quantization_config
 
 from trainer_ext.arguments import ModelArguments
 
 
-def load_student(arguments: ModelArguments, family: Any) -> PreTrainedModel:
+def load_student(arguments: ModelArguments, family: Any, shared: bool = False) -> PreTrainedModel:
     """The student's weights, quantised if asked; its frozen modules and its head never are.
+
+    Args:
+        shared: the processes will each take a part of it: it is read into the host's memory, not onto every card.
 
     Raises:
         RuntimeError: a module that must stay whole came out quantised.
@@ -27,14 +28,13 @@ def load_student(arguments: ModelArguments, family: Any) -> PreTrainedModel:
     assert arguments.model_name_or_path is not None
     quantization = make_quantization(arguments, family)
     device = PartialState().device
-    sharded = is_deepspeed_zero3_enabled() or parse_flag_from_env("ACCELERATE_USE_FSDP")
-    straight_to_device = quantization is not None or (device.type == "cuda" and not sharded)
+    straight_to_device = quantization is not None or (device.type == "cuda" and not shared)
     model = family.load_model(
         arguments.model_name_or_path,
         revision=arguments.model_revision,
         dtype=arguments.dtype,
         attn_implementation=arguments.attn_implementation
-        or choose_attention(device, arguments.dtype),
+        or choose_attention(device, read_dtype(arguments.dtype, family.config)),
         quantization_config=quantization,
         device_map={"": device} if straight_to_device else None,
     )
@@ -44,11 +44,20 @@ def load_student(arguments: ModelArguments, family: Any) -> PreTrainedModel:
     return model
 
 
-def choose_attention(device: torch.device, dtype: str | torch.dtype | None) -> str | None:
+def choose_attention(device: torch.device, dtype: torch.dtype) -> str | None:
     """Flash attention where it is installed and can be used; None for the family's own choice."""
-    half = str(dtype).removeprefix("torch.") in ("auto", "bfloat16", "float16")
-    can_flash = device.type == "cuda" and half and is_flash_attn_2_available()
+    can_flash = device.type == "cuda" and dtype.itemsize == 2 and is_flash_attn_2_available()
     return "flash_attention_2" if can_flash else None
+
+
+def read_dtype(named: str | torch.dtype | None, config: PretrainedConfig) -> torch.dtype:
+    """The precision that weights are loaded in; "auto" and nothing mean the checkpoint's own."""
+    if isinstance(named, torch.dtype):
+        return named
+    if named in (None, "auto"):
+        own = config.dtype or getattr(config.get_text_config(), "dtype", None)
+        return own if isinstance(own, torch.dtype) else torch.bfloat16
+    return getattr(torch, str(named))
 
 
 def load_adapter(
@@ -80,6 +89,7 @@ def check_keys(adapted: PeftModel, name_or_path: str, revision: str | None = Non
 
 
 def describe_keys(what: str, keys: list[str], shown: int = 3) -> str:
+    """The first of some keys and the number of others, as a clause; nothing for none."""
     if not keys:
         return ""
     more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
@@ -115,8 +125,12 @@ def keep_trainable_layout(model: torch.nn.Module) -> None:
 def load_peft_config(arguments: ModelArguments, family: Any) -> PeftConfig | None:
     """TRL's LoRA config, on the family's language model unless `lora_target_modules` says otherwise."""
     config = get_peft_config(arguments)
-    if config is not None and arguments.lora_target_modules is None:
+    if config is None:
+        return None
+    if arguments.lora_target_modules is None:
         config.target_modules = family.lora_target_modules
+    if arguments.model_revision != "main":  # the adapter is this revision's, and says so
+        config.revision = arguments.model_revision
     return config
 
 

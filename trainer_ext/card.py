@@ -38,7 +38,7 @@ def write_card(
 
 
 def write_export_card(
-    folder: Path, target: str, trained: str, base: str, vllm_rank: int | None
+    folder: Path, target: str, name: str, trained: str, base: str, vllm_rank: int | None
 ) -> None:
     """Write README.md into an export; the base's own, carried over with a full model, becomes README_base.md."""
     card = folder / "README.md"
@@ -54,7 +54,7 @@ def write_export_card(
     content = ModelCard.from_template(
         data,
         template_path=str(EXPORT_TEMPLATE),
-        name=folder.name,
+        name=name,
         target=target,
         trained=trained,
         base=base,

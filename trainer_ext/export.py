@@ -69,7 +69,9 @@ class Changes:
             )
 
 
-def export_thinker(changes: Changes, base: Shards, family: Any, output: Path) -> None:
+def export_thinker(
+    changes: Changes, base: Shards, family: Any, output: Path, add_card: Callable[[Path], None]
+) -> None:
     """A thinker of its own, for `Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained`."""
     parts = [
         (file, thinker)
@@ -98,9 +100,12 @@ def export_thinker(changes: Changes, base: Shards, family: Any, output: Path) ->
             eos_token_id=family.end_of_turn_id, pad_token_id=family.tokenizer.pad_token_id
         ).save_pretrained(folder)
         family.save_pretrained(str(folder))
+        add_card(folder)
 
 
-def export_omni(changes: Changes, base_folder: Path, output: Path) -> None:
+def export_omni(
+    changes: Changes, base_folder: Path, output: Path, add_card: Callable[[Path], None]
+) -> None:
     """A full model that still speaks: every file of the original, the thinker's weights replaced.
 
     Raises:
@@ -123,6 +128,7 @@ def export_omni(changes: Changes, base_folder: Path, output: Path) -> None:
             else:
                 shutil.copyfile(file, copy)
         changes.check()
+        add_card(folder)
 
 
 def export_adapter(
@@ -130,10 +136,22 @@ def export_adapter(
     base: str,
     rename: Callable[[str], str],
     output: Path,
+    add_card: Callable[[Path], None],
     revision: str | None = None,
 ) -> None:
-    """The adapter with its modules renamed, for a model that calls them otherwise."""
+    """The adapter with its modules renamed, for a model that calls them otherwise.
+
+    Raises:
+        ValueError: its ranks or alphas go by patterns that are anchored to the names it has now.
+    """
     config = PeftConfig.from_pretrained(adapter, revision=revision)
+    if anchored := [
+        key for key in {**config.rank_pattern, **config.alpha_pattern} if key[0] == "^"
+    ]:
+        raise ValueError(
+            f"{adapter} has ranks or alphas for {anchored[0]}, a pattern that would not match the new names: export a "
+            "merged model instead"
+        )
     weights = load_peft_weights(adapter, device="cpu", revision=revision)
     renamed = {
         PEFT_PREFIX + rename(key.removeprefix(PEFT_PREFIX)): tensor
@@ -146,6 +164,7 @@ def export_adapter(
         config.auto_mapping = None
         config.inference_mode = True
         config.save_pretrained(folder)
+        add_card(folder)
 
 
 def choose_vllm_rank(adapter: str, revision: str | None = None) -> int:
@@ -155,11 +174,12 @@ def choose_vllm_rank(adapter: str, revision: str | None = None) -> int:
         ValueError: vLLM's loader would refuse it (vllm/lora/peft_helper.py), whatever the rank.
     """
     config = PeftConfig.from_pretrained(adapter, revision=revision)
-    rank = max([config.r, *config.rank_pattern.values()])
+    rank = config.r
     for refused, present in {
         "DoRA": config.use_dora,
         "modules_to_save": bool(config.modules_to_save),
-        f"bias {config.bias!r}": config.bias != "none",
+        "biases": config.bias != "none" or config.lora_bias,
+        "ranks or alphas by pattern": bool(config.rank_pattern or config.alpha_pattern),
         f"rank {rank}": rank > VLLM_RANKS[-1],
     }.items():
         if present:
@@ -175,6 +195,7 @@ def name_module(key: str) -> str:
 
 
 def name_shard(number: int, count: int) -> str:
+    """As transformers names the shards of a checkpoint."""
     if count == 1:
         return SAFE_WEIGHTS_NAME
     return f"model-{number:05d}-of-{count:05d}.safetensors"
@@ -221,4 +242,5 @@ def written_aside(output: Path, size_bytes: int) -> Iterator[Path]:
 
 
 def write_json(file: Path, content: Any) -> None:
+    """Indented, as the libraries write it."""
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel
@@ -94,7 +95,7 @@ def add_distill_forward(
         with maybe_gather_lm_head_ctx(head):
             distill.parts = distillation_loss(
                 states,
-                gather_head(head) if isinstance(head, DTensor) else head,
+                gather_head(head, states.dtype) if isinstance(head, DTensor) else head,
                 gather_response_labels(labels),
                 distill.teacher,
                 distill.objective,
@@ -104,9 +105,11 @@ def add_distill_forward(
     model.forward = forward
 
 
-def gather_head(head: DTensor) -> Tensor:
-    """All of a head that FSDP2 sharded on its own; its gradient is averaged over the processes, as FSDP's are.
+def gather_head(head: DTensor, dtype: torch.dtype) -> Tensor:
+    """All of a head that FSDP2 sharded on its own, in the precision of the states that it is multiplied with.
 
-    Left to its default, the gradient would be taken for equal on all processes, and each would keep its own tokens'.
+    Its gradient is averaged over the processes, as FSDP's are. Left to its default, it would be taken for equal on all
+    processes, and each would keep its own tokens'. Cast before it is gathered, half of it has to travel.
     """
-    return head.full_tensor(grad_placements=[Partial("avg")] * head.device_mesh.ndim)
+    part: Any = head.to(dtype)
+    return part.full_tensor(grad_placements=[Partial("avg")] * head.device_mesh.ndim)

@@ -36,10 +36,16 @@ class MergedAdapter:
     same into the whole weights that the base was quantised from.
 
     Raises:
-        ValueError: its keys are not this model's.
+        ValueError: its keys are not this model's, or it trains biases, which are not added here.
     """
 
     def __init__(self, name_or_path: str, family: Any, revision: str | None = None) -> None:
+        config = PeftConfig.from_pretrained(name_or_path, revision=revision)
+        if config.bias != "none" or config.lora_bias:
+            raise ValueError(
+                f"{name_or_path} trains biases (bias {config.bias!r}, lora_bias {config.lora_bias}), which an export "
+                "would lose: merge it in memory by PEFT's merge_and_unload"
+            )
         adapted = PeftModel.from_pretrained(
             family.make_skeleton(family.config), name_or_path, revision=revision
         )
@@ -104,6 +110,7 @@ def load_trained(name_or_path: str, family: Any, revision: str | None = None) ->
 
 
 def is_adapter(name_or_path: str, revision: str | None = None) -> bool:
+    """Whether a folder or a Hub repository is a PEFT adapter."""
     found = cached_file(
         name_or_path, ADAPTER_CONFIG, revision=revision, _raise_exceptions_for_missing_entries=False
     )

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -24,7 +25,7 @@ from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.checkpoints import find_damage, find_last_whole, write_manifest
 from trainer_ext.checks import check_rows
 from trainer_ext.collator import PairCollator
-from trainer_ext.forward import DistillRequest, StatesRequest, add_distill_forward
+from trainer_ext.forward import DistillRequest, add_distill_forward
 from trainer_ext.losses import LossParts, Objective
 from trainer_ext.teachers.kinds import NO_TEACHER, Teacher
 
@@ -146,12 +147,7 @@ class CrossModalDistillTrainer(SFTTrainer):
         rows = response_rows(labels)  # (N,)
         if not torch.isfinite(parts.total):
             raise FloatingPointError(
-                self._describe_bad_rows(
-                    self._find_bad_rows(model, batch, labels, channel, parts),
-                    channel,
-                    question_of_row,
-                    row_ids,
-                )
+                self._describe_bad_rows(parts, rows, channel, question_of_row, row_ids)
             )
         self._add_to_sums(parts, channel[rows])
         if num_items_in_batch is None:
@@ -194,12 +190,15 @@ class CrossModalDistillTrainer(SFTTrainer):
         Raises:
             FloatingPointError: a gradient was not finite although the loss was; what was saved before is kept.
         """
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
-                raise FloatingPointError(
-                    f"after step {self.state.global_step} {name} is not finite, so nothing is saved. Lower the "
-                    "learning rate or set max_grad_norm; the last whole checkpoint can be resumed from."
-                )
+        spoiled = find_not_finite(model)
+        # Under sharding a process sees its own part; if any of them stops, all do.
+        found = torch.tensor(float(spoiled is not None), device=self.accelerator.device)
+        if self.accelerator.reduce(found, reduction="sum") > 0:
+            raise FloatingPointError(
+                f"after step {self.state.global_step} {spoiled or 'a weight of another process'} is not finite, so "
+                "nothing is saved. Lower the learning rate or set max_grad_norm; the last whole checkpoint can be "
+                "resumed from."
+            )
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save and folder.exists():  # left by a save that was killed
             shutil.rmtree(folder)
@@ -250,7 +249,7 @@ class CrossModalDistillTrainer(SFTTrainer):
 
         A model without adapters is saved whole, with what the student left on disk.
         """
-        if not isinstance(self.model, PeftModel):
+        if self.args.should_save and not isinstance(self.model, PeftModel):
             trained = self.model.state_dict() if state_dict is None else state_dict
             state_dict = {**trained, **self.family.read_left_out(self.model)}
         super()._save(output_dir, state_dict)
@@ -282,52 +281,31 @@ class CrossModalDistillTrainer(SFTTrainer):
         )
         sums.index_add_(0, channel, values.detach().to(sums.dtype))
 
-    @torch.no_grad()
-    def _find_bad_rows(
-        self,
-        model: torch.nn.Module,
-        batch: dict[str, Tensor],
-        labels: Tensor,
-        channel: Tensor,
-        parts: LossParts,
-    ) -> list[int]:
-        """The rows behind a loss that is not finite: packed into one, a bad row spoils the others.
-
-        So each goes through the model alone; under FSDP and ZeRO-3, where the other processes would have to come along,
-        all rows that came out bad are named.
-        """
-        rows = response_rows(labels)
-        spoiled = rows[~(torch.isfinite(parts.ce) & torch.isfinite(parts.kl))].unique().tolist()
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return spoiled
-        heard = channel == CHANNELS.index("s2t")
-        guilty = []
-        for row in spoiled:
-            clip = slice(
-                int(heard[:row].sum()), int(heard[: row + 1].sum())
-            )  # empty for a written one
-            alone = {
-                name: tensor[row : row + 1]
-                if name in ("input_ids", "attention_mask")
-                else tensor[clip]
-                for name, tensor in batch.items()
-                if heard[row] or name in ("input_ids", "attention_mask")
-            }
-            request = StatesRequest(labels[row : row + 1])
-            states = self.accelerator.unwrap_model(model)(**alone, distill=request).states
-            if not torch.isfinite(states).all():
-                guilty.append(row)
-        return guilty or spoiled
-
     def _describe_bad_rows(
-        self, bad: list[int], channel: Tensor, question_of_row: Tensor, row_ids: list[str]
+        self,
+        parts: LossParts,
+        rows: Tensor,
+        channel: Tensor,
+        question_of_row: Tensor,
+        row_ids: list[str],
     ) -> str:
+        bad = rows[~(torch.isfinite(parts.ce) & torch.isfinite(parts.kl))].unique().tolist()
         named = [f"{CHANNELS[channel[row]]} of row {row_ids[question_of_row[row]]}" for row in bad]
         return (
             f"the loss is not finite in step {self.state.global_step + 1}: {', '.join(named)}. The run stops "
             "before the weights are touched; look at these rows' speech and answers, or lower the learning rate. The "
             "last whole checkpoint can be resumed from."
         )
+
+
+def find_not_finite(model: torch.nn.Module) -> str | None:
+    """The first trained weight with a NaN or an infinity, in this process's part of it."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            if not torch.isfinite(part).all():
+                return name
+    return None
 
 
 def keep_trained_rows(dataset: Dataset, lengths: list[int]) -> Dataset:

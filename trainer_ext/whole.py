@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
@@ -26,3 +27,11 @@ def reading_whole(training: TrainingArguments) -> Iterator[None]:
         yield
     finally:
         set_hf_deepspeed_config(config)
+
+
+def shares_weights(training: TrainingArguments) -> bool:
+    """Whether every process of the run will hold a part of the weights only: FSDP or ZeRO-3."""
+    plugin: Any = training.deepspeed_plugin
+    if plugin is not None:
+        return plugin.zero_stage == 3
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") or bool(training.fsdp)

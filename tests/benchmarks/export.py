@@ -61,7 +61,9 @@ def write_model(folder: Path, shard_bytes: int) -> tuple[int, int]:
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     adapter = LoraConfig(
         target_modules=family.lora_target_modules, r=16, init_lora_weights=False,
         base_model_name_or_path=str(folder),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from datasets import Audio, load_from_disk
+from transformers import AutoModelForCausalLM
 
 import data_builders.speech
 import data_builders.targets
@@ -190,3 +191,21 @@ def test_the_journal_survives_and_tells_what_is_missing(tmp_path):
     assert again.missing([one, two, two]) == [two]
     assert again.get(one) == b"clip"
     assert again.get(two) is None
+
+
+def test_the_teacher_is_loaded_as_it_fits_and_only_to_answer(data_arguments, tmp_path):
+    """The data set of a 12 GB card's recipe is answered by a 15 GB teacher, or by nobody."""
+    loaded = []
+
+    def load():
+        loaded.append(1)
+        return AutoModelForCausalLM.from_pretrained(TEACHER)
+
+    arguments = dataclasses.replace(data_arguments, data_dir=str(tmp_path))
+    built = load_pairs(arguments, TEACHER, load_teacher=load)
+    assert loaded == [1]
+    again = load_pairs(
+        dataclasses.replace(arguments, test_voices=["en-us+f4"]), TEACHER, load_teacher=load
+    )
+    assert loaded == [1]
+    assert again["train"]["teacher_response"] == built["train"]["teacher_response"]

@@ -208,22 +208,32 @@ def test_a_full_fine_tune_speaks_too(export, tiny_omni, tmp_path, pairs, teacher
             assert torch.equal(before[name], after[name]), name
 
 
-@pytest.mark.parametrize("variant", [{"use_dora": True}, {"use_rslora": True}, {"lora_r": 4}])
+@pytest.mark.parametrize(
+    ("variant", "tolerance"),
+    [
+        ({"use_dora": True}, 1e-5),
+        ({"use_rslora": True}, 1e-5),
+        ({"lora_r": 4}, 1e-5),
+        ({"dtype": "bfloat16"}, 1e-2),
+    ],
+)
 def test_a_4bit_run_is_merged_into_the_whole_weights(
-    export, variant, tiny_omni, tmp_path, pairs, teacher, make_config
+    export, variant, tolerance, tiny_omni, tmp_path, pairs, teacher, make_config
 ):
     """Merged into the 4-bit copy, the model would keep that copy's rounding for good."""
     adapter = tmp_path / "adapter"
+    arguments = {"dtype": "float32", "lora_r": 8, **variant}
     train(
         tiny_omni, adapter, pairs, teacher, make_config,
-        **{"dtype": "float32", "use_peft": True, "load_in_4bit": True, "lora_r": 8, **variant},
+        use_peft=True, load_in_4bit=True, **arguments,
     )  # fmt: skip
     family = load_student_family(str(tiny_omni))
-    whole = family.load_model(str(tiny_omni), dtype=torch.float32)
+    dtype = getattr(torch, arguments["dtype"])
+    whole = family.load_model(str(tiny_omni), dtype=dtype)
     ours = ask(load_adapter(whole, str(adapter)), family)
     assert not export(adapter, "thinker", tmp_path / "thinker")
-    merged = family.load_model(str(tmp_path / "thinker"), dtype=torch.float32)
-    assert distance(ask(merged, family), ours) < 1e-5  # asked: 1e-2
+    merged = family.load_model(str(tmp_path / "thinker"), dtype=dtype)
+    assert distance(ask(merged, family), ours) < tolerance
 
 
 def test_the_names_of_an_adapter_for_vllm_are_those_it_maps(
@@ -309,6 +319,32 @@ def test_an_adapter_trained_on_the_head_as_well_is_merged_whole(
     assert "modules_to_save" in export(tmp_path / "with_head", "vllm_adapter", tmp_path / "vllm")
 
 
+@pytest.mark.parametrize(
+    ("changed", "target", "words"),
+    [
+        ({"bias": "lora_only"}, "thinker", "trains biases"),
+        ({"lora_bias": True}, "omni", "trains biases"),
+        ({"rank_pattern": {"q_proj": 2}}, "vllm_adapter", "by pattern"),
+        (
+            {"alpha_pattern": {"^model.language_model.layers.0": 2}},
+            "omni_adapter",
+            "would not match",
+        ),
+    ],
+)
+def test_what_an_export_would_lose_is_refused(export, tiny_omni, tmp_path, changed, target, words):
+    """Merged without its biases, or served at another strength, an adapter is another adapter."""
+    family = load_student_family(str(tiny_omni))
+    model = family.load_model(str(tiny_omni), dtype=torch.float32)
+    config = LoraConfig(
+        target_modules=family.lora_target_modules, r=4, init_lora_weights=False,
+        base_model_name_or_path=str(tiny_omni), **changed,
+    )  # fmt: skip
+    PeftModel(model, config).save_pretrained(str(tmp_path / "adapter"))
+    assert words in export(tmp_path / "adapter", target, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_what_cannot_be_exported_is_said_in_one_line(
     export, adapter, tiny_omni, tmp_path, lab_student
 ):
@@ -335,5 +371,5 @@ def test_a_killed_export_leaves_no_half_model(adapter, tmp_path, monkeypatch):
     family = load_student_family(base)
     changes = Changes(load_trained(str(adapter), family), str(adapter))
     with pytest.raises(OSError, match="disk full"):
-        export_omni(changes, Path(base), tmp_path / "omni")
+        export_omni(changes, Path(base), tmp_path / "omni", lambda folder: None)
     assert not list(tmp_path.glob("omni*"))

@@ -8,7 +8,7 @@ import torch
 
 from tests.recipes.run_script import run_script
 from tests.recipes.test_configs import CONFIGS
-from trainer_ext.memory.cards import CARDS, find_card
+from trainer_ext.memory.cards import CARDS, PRESENT_NAMES, find_card
 from trainer_ext.memory.sharding import Sharding, read_sharding
 from trainer_ext.students.families import find_student_family
 
@@ -96,6 +96,7 @@ def test_unknown_cards_and_impossible_lengths_are_refused_in_one_line(plan):
     assert "no room for an answer" in plan("omni3b_qlora", "--speech_seconds", "60")[1]
     assert find_card("RTX 4090") == CARDS["rtx4090"]
     assert find_card("11.5GiB").memory_gib == 11.5
+    assert set(PRESENT_NAMES.values()) <= set(CARDS)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +120,8 @@ def test_the_sizes_are_those_of_the_published_models(name, thinker, head):
         ("single_gpu", Sharding(1)),
         ("multi_gpu", Sharding(4)),
         ("fsdp2", Sharding(8, True, True, True)),
-        ("zero2", Sharding(8, False, True, True)),
-        ("zero3", Sharding(8, True, True, True)),
+        ("zero2", Sharding(8, False, True, True, keeps_masters_apart=True)),
+        ("zero3", Sharding(8, True, True, True, keeps_masters_apart=True, offloads_optimizer=True)),
     ],
 )
 def test_what_accelerate_shares_is_read_from_its_config(name, expected):

@@ -173,6 +173,14 @@ def test_a_quantised_student_without_lora_is_refused(lab_student):
         ModelArguments(model_name_or_path=lab_student, load_in_4bit=True)
 
 
+def test_an_adapter_says_which_revision_it_is_for(lab_student, family):
+    """Loaded on `main` instead, it would be added to other weights without a word."""
+    named = ModelArguments(model_name_or_path=lab_student, use_peft=True, model_revision="v2")
+    assert load_peft_config(named, family).revision == "v2"
+    unnamed = ModelArguments(model_name_or_path=lab_student, use_peft=True)
+    assert load_peft_config(unnamed, family).revision is None
+
+
 @pytest.mark.parametrize("optim", ["adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])
 def test_small_optimizers_train_the_whole_model(make_trainer, pairs, optim):
     """Two bytes of state a weight instead of eight: what brings full fine-tuning to small cards."""

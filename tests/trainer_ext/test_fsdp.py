@@ -12,7 +12,7 @@ from tests.trainer_ext.test_invariance import TOLERANCE, difference
 
 @pytest.mark.parametrize(
     ("shard_head", "bf16", "tolerance"),
-    [(False, False, TOLERANCE), (True, False, TOLERANCE), (False, True, 0.1)],
+    [(False, False, TOLERANCE), (True, False, TOLERANCE), (False, True, 0.1), (True, True, 0.1)],
 )
 def test_two_fsdp2_processes_equal_one(pairs, tmp_path, shard_head, bf16, tolerance):
     """A loss outside the forward reads a shard of the head as if it were all of it, or crashes on a DTensor.

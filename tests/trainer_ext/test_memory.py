@@ -27,6 +27,8 @@ QLORA = {**LORA, "load_in_4bit": True, "use_bnb_nested_quant": True}
         ({}, "model", {}),
         ({}, "stored", {"activation_checkpointing": True}),
         ({}, "none", {"optim": "sgd"}),
+        ({}, "model", {"optim": "adamw_bnb_8bit"}),
+        (QLORA, "self", {"activation_checkpointing": True}),
     ],
 )
 def test_the_plan_is_within_a_tenth_of_what_lives(

@@ -55,3 +55,19 @@ def test_an_unknown_family_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(ValueError, match="'llama' model"):
         load_student_family(str(tmp_path))
+
+
+def test_the_frozen_tower_is_heard_once_and_never_gone_back_through(family, lab_student):
+    """Checkpointing hooks the tower's first layer too, and would compute all of it again in every backward."""
+    model = family.load_model(lab_student, dtype=torch.float32)
+    model.activation_checkpointing_enable()
+    model.enable_input_require_grads()
+    model.train()
+    heard = []
+    model.model.audio_tower.layers[0].register_forward_hook(lambda *_: heard.append(1))
+    inputs = family.extract_features([np.zeros(16_000, dtype=np.float32)])
+    ids = torch.tensor([family.encode_speech_prompt(16_000, "")])
+    output = model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs)
+    output.logits.sum().backward()
+    assert len(heard) == 1
+    assert model.model.language_model.layers[0].mlp.up_proj.weight.grad is not None

@@ -12,6 +12,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from data_builders.schema import decode_speech
 from trainer_ext.collator import pad_rows
 
+MOST_LOGITS = 2**28  # of a batch of prompts: 0.5 GiB in bfloat16
+
 
 def answer_rows(
     model: PreTrainedModel,
@@ -27,6 +29,7 @@ def answer_rows(
         model: the student, or its PEFT wrapper.
         dataset: rows of the data contract, speech undecoded.
         channel: "t2t" asks in writing, "s2t" by the row's clip alone.
+        batch_size: rows at a time, fewer where their logits would be too many.
     """
     was_training = model.training
     model.eval()
@@ -45,9 +48,15 @@ def answer_rows(
         unit="row",
         disable=not state.is_main_process,
     ) as progress:
-        for start in range(0, len(mine), batch_size):
-            some = mine[start : start + batch_size]
-            inputs = encode_prompts(family, [dataset[i] for i in some], channel)
+        while mine:
+            inputs = encode_prompts(family, [dataset[i] for i in mine[:batch_size]], channel)
+            # The model makes logits of every token of a prompt, and needs those of the last.
+            tokens = inputs["input_ids"].shape[1]
+            fitting = max(1, MOST_LOGITS // (tokens * family.vocabulary_rows))
+            if fitting < len(mine[:batch_size]):
+                batch_size = fitting
+                continue  # the rows that follow are longer still
+            some, mine = mine[:batch_size], mine[batch_size:]
             texts = generate_greedily(model, family, inputs, max_new_tokens)
             answers += zip(some, texts, strict=True)
             progress.update(len(some))

@@ -29,6 +29,20 @@ CARDS = {
     "a100-80gb": Card("A100 80 GB", 80, 312, 2039),
     "h100": Card("H100", 80, 989.4, 3350),
 }
+# As drivers call them: a laptop's RTX 4090 is another card.
+PRESENT_NAMES = {
+    "GeForce RTX 3060": "rtx3060",
+    "GeForce RTX 3090": "rtx3090",
+    "GeForce RTX 4060 Ti": "rtx4060ti",
+    "GeForce RTX 4080": "rtx4080",
+    "GeForce RTX 4090": "rtx4090",
+    "GeForce RTX 5090": "rtx5090",
+    "L4": "l4",
+    "A100-SXM4-40GB": "a100-40gb",
+    "A100-PCIE-40GB": "a100-40gb",
+    "A100-SXM4-80GB": "a100-80gb",
+    "H100 80GB HBM3": "h100",
+}
 # Of a card's memory, driver and display take a little: an RTX 4090 shows 23.6 of its 24 GiB.
 USABLE_SHARE = 0.98
 
@@ -48,12 +62,11 @@ def find_card(name: str) -> Card:
 
 
 def find_present_card() -> Card | None:
-    """The first card of this machine; None if there is none."""
+    """The first card of this machine; its speed is known if its full name is. None if there is none."""
     if not torch.cuda.is_available():
         return None
     present = torch.cuda.get_device_properties(0)
-    name = present.name.lower().removeprefix("nvidia ").replace("geforce ", "").replace(" ", "")
-    known = next((card for key, card in CARDS.items() if name.startswith(key)), None)
+    known = CARDS.get(PRESENT_NAMES.get(present.name.removeprefix("NVIDIA "), ""))
     memory = present.total_memory / 2**30
     if known is None:
         return Card(present.name, memory)

@@ -12,7 +12,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from trainer_ext.adapters import load_peft_config
+from trainer_ext.adapters import load_peft_config, read_dtype
 from trainer_ext.alignment import IGNORED
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.elementwise import BLOCK_LOGITS
@@ -67,10 +67,13 @@ class Plan:
     teacher_parameters: int
     teacher_head_parameters: int
     unfolded_teacher_parameters: int
-    details: dict[str, int] = field(default_factory=dict)
+    details: dict[str, int] = field(
+        default_factory=dict
+    )  # by phase of a step, of which the largest is a part
 
     @property
     def total(self) -> int:
+        """Bytes at the peak."""
         return sum(self.parts.values())
 
 
@@ -95,60 +98,54 @@ def plan_run(
         on_cuda: else on a CPU, where the loss works in other buffers.
         context: bytes that are taken before the first tensor.
     """
-    dtype = find_dtype(model.dtype, student)
+    dtype = read_dtype(model.dtype, student)
+    if training.bf16 and sharding.keeps_masters_apart:
+        dtype = torch.bfloat16
     skeleton = family.make_skeleton(student, dtype)
     skeleton.set_submodule(family.left_out_module, nn.Module())
-    for name in family.frozen_modules:
-        skeleton.get_submodule(name).requires_grad_(False)
     weights = count_weights(skeleton, model, family)
     peft_config = load_peft_config(model, family)
-    if peft_config is None:
-        for name, parameter in skeleton.named_parameters():
-            parameter.requires_grad_(not name.startswith(tuple(family.frozen_modules)))
-        trained = {p: dtype.itemsize for p in skeleton.parameters() if p.requires_grad}
-        adapters = 0
-    else:
-        adapted = get_peft_model(skeleton, peft_config, low_cpu_mem_usage=True)
-        trained = {p: 4 for p in adapted.parameters() if p.requires_grad}
-        adapters = sum(4 * parameter.numel() for parameter in trained)
-    gradients = sum(parameter.numel() * size for parameter, size in trained.items())
-    states = sum(p.numel() * bytes_of_states(training.optim, size) for p, size in trained.items())
-
+    trained = list_trained(skeleton, peft_config, family)
+    adapters = sum(p.nbytes for p in trained) if peft_config is not None else 0
     config = student.get_text_config()
-    head_trained = peft_config is None
     met = skeleton.get_submodule(f"{family.language_module}.layers").parameters()  # by every token
-    parameters = sum(p.numel() for p in met if not (peft_config and p.requires_grad))
-    half = dtype.itemsize == 2
+    parameters = sum(p.numel() for p in met if peft_config is None or not p.requires_grad)
+    # Of the layers and of the loss: bfloat16 weights, copies of them, or autocast.
+    halves = training.bf16 or dtype.itemsize == 2
+    casts = training.bf16 and sharding.casts_weights
+    computing = torch.bfloat16 if casts else dtype
     two, three = (
-        measure_layers(number, model, training, family, student, dtype, lengths.tokens)
+        measure_layers(number, model, training, family, student, computing, casts, lengths.tokens)
         for number in (2, 3)
     )
-    activations = two.extrapolate(three, config.num_hidden_layers - 2)
-    teacher_bytes, teacher_layers = 0, 0
-    if teacher is not None:
-        teacher_bytes, teacher_layers = count_teacher(teacher, model)
-    state_bytes = 2 if half or training.bf16 else 4
+    teacher_bytes, teacher_layers = (0, 0) if teacher is None else count_teacher(teacher, model)
+    reader = config if training.teacher_kind == "self" else teacher
     loss = count_loss(
-        lengths, config, teacher, head_trained, state_bytes if training.bf16 or half else 4, on_cuda
-    )
-    phases = list_phases(
-        activations,
         lengths,
         config,
-        teacher,
-        training.teacher_kind,
+        reader,
+        head_trained=peft_config is None,
+        halves=halves,
+        head_copied=halves and computing.itemsize == 4,
+        on_cuda=on_cuda,
+    )
+    phases = list_phases(
+        two.extrapolate(three, config.num_hidden_layers - 2),
+        lengths,
+        config,
+        reader,
         loss,
-        state_bytes,
-        soft_targets_k,
+        state_bytes=2 if halves else 4,
+        soft_targets_k=soft_targets_k if training.teacher_kind == "stored" else 0,
     )
     parts = {
         **{name: sharding.weights(size) for name, size in weights.items()},
         "adapters": adapters,
-        "gathered weights": sharding.gathered(
-            skeleton, family, 2 if training.bf16 else dtype.itemsize
+        "gathered weights": sharding.gathered(skeleton, family, computing.itemsize),
+        "gradients": sharding.gradients(sum(parameter.nbytes for parameter in trained)),
+        "optimizer states": sharding.optimizer(
+            count_states(trained, skeleton, training.optim, sharding.keeps_masters_apart)
         ),
-        "gradients": sharding.gradients(gradients),
-        "optimizer states": sharding.optimizer(int(states)),
         "teacher": teacher_bytes,
         "activations and loss": max(phases.values()),
         "context": context,
@@ -159,11 +156,21 @@ def plan_run(
         student_parameters=parameters,
         head_parameters=config.vocab_size * config.hidden_size,
         unfolded_parameters=parameters if model.load_in_4bit else 0,
-        teacher_parameters=teacher_layers,
-        teacher_head_parameters=teacher.vocab_size * teacher.hidden_size if teacher else 0,
+        teacher_parameters=parameters if reader is config else teacher_layers,
+        teacher_head_parameters=reader.vocab_size * reader.hidden_size if reader else 0,
         unfolded_teacher_parameters=teacher_layers if model.teacher_load_in_4bit else 0,
         details=phases,
     )
+
+
+def list_trained(skeleton: Any, peft_config: Any, family: Any) -> list[nn.Parameter]:
+    """What the run trains: adapters, which are hung on the skeleton here, in float32; or all that is not frozen."""
+    if peft_config is not None:
+        adapted = get_peft_model(skeleton, peft_config, low_cpu_mem_usage=True)
+        return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    for name, parameter in skeleton.named_parameters():
+        parameter.requires_grad_(not name.startswith(family.frozen_modules))
+    return [parameter for parameter in skeleton.parameters() if parameter.requires_grad]
 
 
 def measure_layers(
@@ -173,9 +180,10 @@ def measure_layers(
     family: Any,
     student: PretrainedConfig,
     dtype: torch.dtype,
+    casts: bool,
     tokens: int,
 ) -> Activations:
-    """What so many layers of the student keep of a micro-batch."""
+    """What so many layers of the student keep of a micro-batch; under autocast in bf16 runs, unless `casts`."""
     short = copy.deepcopy(student)
     config: Any = short.get_text_config()
     config.num_hidden_layers = number
@@ -191,20 +199,10 @@ def measure_layers(
         config.hidden_size,
         tokens,
         dtype,
-        autocast=training.bf16,
+        autocast=training.bf16 and not casts,
         checkpointing=bool(training.activation_checkpointing),
         quantised=model.load_in_4bit,
     )
-
-
-def find_dtype(named: str | torch.dtype | None, config: PretrainedConfig) -> torch.dtype:
-    """The precision that weights are loaded in; "auto" and nothing mean the checkpoint's own."""
-    if isinstance(named, torch.dtype):
-        return named
-    if named in (None, "auto"):
-        own = config.dtype or getattr(config.get_text_config(), "dtype", None)
-        return own if isinstance(own, torch.dtype) else torch.bfloat16
-    return getattr(torch, str(named))
 
 
 def count_weights(skeleton: Any, model: ModelArguments, family: Any) -> dict[str, int]:
@@ -227,6 +225,7 @@ def count_weights(skeleton: Any, model: ModelArguments, family: Any) -> dict[str
 
 
 def bytes_of_weight(parameter: nn.Parameter, quantised: bool, model: ModelArguments) -> int:
+    """Of one weight; `quantised` if bitsandbytes takes layers like its own."""
     if quantised and model.load_in_4bit:
         return bytes_in_nf4(parameter.numel(), model.use_bnb_nested_quant)
     if quantised and model.load_in_8bit:
@@ -240,14 +239,25 @@ def bytes_in_nf4(parameters: int, nested: bool) -> int:
     return int(parameters / 2 + (blocks + 4 * blocks / 256 if nested else 4 * blocks))
 
 
-def bytes_of_states(optimizer: str, parameter_bytes: int) -> float:
+def count_states(
+    trained: list[nn.Parameter], skeleton: Any, optimizer: str, masters_apart: bool
+) -> int:
+    """Bytes that the optimizer keeps: its states, and float32 masters where weights are not."""
     name = str(getattr(optimizer, "value", optimizer))
-    return next((size for key, size in STATE_BYTES.items() if key in name), 2 * parameter_bytes)
+    known = next((size for key, size in STATE_BYTES.items() if key in name), None)
+    embeddings = skeleton.get_input_embeddings().weight
+    total = 0.0
+    for parameter in trained:
+        size = 2 * (4 if masters_apart else parameter.dtype.itemsize) if known is None else known
+        if parameter is embeddings and "8bit" in name:
+            size = STATE_BYTES["32bit"]  # transformers asks bitsandbytes for it
+        total += parameter.numel() * (size + (4 if masters_apart else 0))
+    return int(total)
 
 
 def count_teacher(config: PretrainedConfig, model: ModelArguments) -> tuple[int, int]:
     """Bytes of a teacher in memory, and parameters that every token of its rows meets."""
-    dtype = find_dtype(model.teacher_dtype or model.dtype, config)
+    dtype = read_dtype(model.teacher_dtype or model.dtype, config)
     with torch.device("meta"):
         teacher = AutoModelForCausalLM.from_config(config, dtype=dtype)
     head = teacher.get_output_embeddings()
@@ -261,59 +271,68 @@ def count_teacher(config: PretrainedConfig, model: ModelArguments) -> tuple[int,
             layers += parameter.numel() if linear else 0
             quantised = linear and model.teacher_load_in_4bit
             size += bytes_in_nf4(parameter.numel(), nested=True) if quantised else parameter.nbytes
-    offloaded = model.teacher_device_map in ("offload", "cpu")
-    return (head.weight.nbytes if offloaded else size), layers
+    elsewhere = model.teacher_device_map is not None  # its head alone is beside the student's
+    return (head.weight.nbytes if elsewhere else size), layers
 
 
 def count_loss(
     lengths: Lengths,
     config: PretrainedConfig,
-    teacher: PretrainedConfig | None,
+    reader: PretrainedConfig | None,
     head_trained: bool,
-    head_bytes: int,
+    halves: bool,
+    head_copied: bool,
     on_cuda: bool,
 ) -> int:
-    """Buffers of `losses.distillation_loss`, gradients of states and head included."""
+    """Buffers of `losses.distillation_loss`, gradients of states and head included.
+
+    Args:
+        reader: config of whoever reads live, a teacher or the student itself; None for stored soft targets or none.
+        halves: heads are multiplied with in half precision.
+        head_copied: and are kept in float32.
+    """
     rows, most = lengths.scored, CHUNK_ROWS // 2
-    if teacher is not None:
+    if reader is not None:
         most = CHUNK_ROWS * rows // (rows + lengths.teacher_scored)
     chunk = -(-rows // -(-rows // most))
-    teacher_chunk = 0 if teacher is None else -(-chunk * lengths.teacher_scored // rows)
-    buffers = 4 * config.vocab_size * (chunk + teacher_chunk)
-    if head_bytes < 4:
-        buffers += head_bytes * config.vocab_size * chunk
+    reader_chunk = 0 if reader is None else -(-chunk * lengths.teacher_scored // rows)
+    buffers = 4 * config.vocab_size * (chunk + reader_chunk)
+    head_bytes = 2 if halves else 4
+    if halves:
+        buffers += 2 * config.vocab_size * chunk
     blocks = 0 if on_cuda else 4 * 4 * max(BLOCK_LOGITS["cpu"], config.vocab_size)
-    states = lengths.scored * config.hidden_size * (head_bytes + 4)
-    head = config.vocab_size * config.hidden_size * (4 + head_bytes) if head_trained else 0
-    return buffers + min(blocks, 16 * config.vocab_size * chunk) + states + head
+    states = rows * config.hidden_size * (head_bytes + 4)
+    head = config.vocab_size * config.hidden_size
+    gradient = head * (4 + head_bytes) if head_trained else 0
+    copy_of_head = 2 * head if head_copied else 0
+    return buffers + min(blocks, 16 * config.vocab_size * chunk) + states + gradient + copy_of_head
 
 
 def list_phases(
     activations: Activations,
     lengths: Lengths,
     config: PretrainedConfig,
-    teacher: PretrainedConfig | None,
-    teacher_kind: str,
+    reader: PretrainedConfig | None,
     loss: int,
     state_bytes: int,
     soft_targets_k: int,
 ) -> dict[str, int]:
     """What lives besides weights and optimizer in each phase of a step; the largest counts."""
-    reader = teacher.get_text_config() if teacher is not None else config
-    asked = teacher is not None or teacher_kind == "self"
-    signal = lengths.teacher_scored * reader.hidden_size * state_bytes if asked else 0
-    if teacher_kind == "stored":
-        signal = lengths.teacher_scored * soft_targets_k * 14
-    # A decoder layer without gradient: its states a few times, its MLP's three products.
-    reading = lengths.teacher_tokens * (6 * reader.hidden_size + 3 * reader.intermediate_size)
+    signal = lengths.teacher_scored * soft_targets_k * 14
+    reading = 0
+    if reader is not None:
+        text = reader.get_text_config()
+        signal = lengths.teacher_scored * text.hidden_size * state_bytes
+        # A decoder layer without gradient: its states a few times, its MLP's three products.
+        width = 6 * text.hidden_size + 3 * text.intermediate_size
+        reading = lengths.teacher_tokens * width * state_bytes
+    states = lengths.scored * config.hidden_size * state_bytes
     return {
-        name: lengths.input_bytes + size
+        name: lengths.input_bytes + signal + size
         for name, size in {
-            "teacher": signal + reading * state_bytes if asked else 0,
-            "forward": signal + activations.forward,
-            "loss": signal + activations.held + loss,
-            "backward": signal
-            + activations.backward
-            + lengths.scored * config.hidden_size * state_bytes,
+            "teacher": reading,
+            "forward": activations.forward,
+            "loss": activations.held + loss,
+            "backward": activations.backward + states,
         }.items()
     }

@@ -10,23 +10,35 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Sharding:
-    """How many processes share what."""
+    """How many processes share what, and in which precision they compute."""
 
     processes: int = 1
     shards_weights: bool = False
     shards_gradients: bool = False
     shards_optimizer: bool = False
+    # Weights are kept in bfloat16, their float32 masters with the optimizer's states (DeepSpeed).
+    keeps_masters_apart: bool = False
+    offloads_optimizer: bool = False
+
+    @property
+    def casts_weights(self) -> bool:
+        """Layers are computed from bfloat16 copies of their weights, not under autocast."""
+        return self.shards_weights or self.keeps_masters_apart
 
     def weights(self, size: int) -> int:
+        """Bytes of so many bytes of weights that stay on a card."""
         return size // self.processes if self.shards_weights else size
 
     def gradients(self, size: int) -> int:
-        """DDP keeps a second copy in its buckets."""
+        """Likewise of gradients; DDP keeps a second copy in its buckets."""
         if self.shards_gradients:
             return size // self.processes
         return size if self.processes == 1 else 2 * size
 
     def optimizer(self, size: int) -> int:
+        """Likewise of the optimizer's states."""
+        if self.offloads_optimizer:
+            return 0
         return size // self.processes if self.shards_optimizer else size
 
     def gathered(self, skeleton: nn.Module, family: Any, weight_bytes: int) -> int:
@@ -42,9 +54,17 @@ class Sharding:
 ONE_PROCESS = Sharding()
 
 
-def of_zero_stage(processes: int, stage: int) -> Sharding:
-    """ZeRO's stages: optimizer states, then gradients too, then weights too (as FSDP)."""
-    return Sharding(processes, stage >= 3, stage >= 2, stage >= 1)
+def of_fsdp(processes: int) -> Sharding:
+    """All of it is shared."""
+    return Sharding(processes, True, True, True)
+
+
+def of_zero_stage(processes: int, stage: int, offloads_optimizer: bool = False) -> Sharding:
+    """DeepSpeed: optimizer states are shared, then gradients too, then weights too."""
+    return Sharding(
+        processes, stage >= 3, stage >= 2, stage >= 1,
+        keeps_masters_apart=True, offloads_optimizer=offloads_optimizer,
+    )  # fmt: skip
 
 
 def read_sharding(accelerate_config: Path) -> Sharding:
@@ -59,9 +79,9 @@ def read_sharding(accelerate_config: Path) -> Sharding:
     if kind in ("NO", "MULTI_GPU", "MULTI_CPU"):
         return Sharding(processes)
     if kind == "FSDP":
-        return of_zero_stage(processes, 3)
+        return of_fsdp(processes)
     if kind == "DEEPSPEED":
-        return of_zero_stage(
-            processes, int(config.get("deepspeed_config", {}).get("zero_stage", 0))
-        )
+        zero = config.get("deepspeed_config", {})
+        offloads = zero.get("offload_optimizer_device", "none") != "none"
+        return of_zero_stage(processes, int(zero.get("zero_stage", 0)), offloads)
     raise ValueError(f"{accelerate_config}: distributed_type {kind} is not known to this plan")

@@ -36,6 +36,7 @@ def describe_lengths(plan: Plan) -> str:
 
 
 def fits(plan: Plan, card: Card) -> bool:
+    """Whether the peak is within what the card has to give."""
     return plan.total <= card.memory_gib * USABLE_SHARE * GIB
 
 

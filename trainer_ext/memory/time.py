@@ -7,6 +7,18 @@ from trainer_ext.memory.plan import Plan
 FORWARD, BACKWARD = 2, 2
 
 
+def count_flops(plan: Plan, checkpointing: bool, trains_weights: bool) -> int:
+    """Floating-point operations of one micro-batch: products of weights with tokens, student's and teacher's."""
+    passes = FORWARD * (2 if checkpointing else 1) + BACKWARD * (2 if trains_weights else 1)
+    lengths = plan.lengths
+    return (
+        passes * plan.student_parameters * lengths.tokens
+        + (passes - (FORWARD if checkpointing else 0)) * plan.head_parameters * lengths.scored
+        + FORWARD * plan.teacher_parameters * lengths.teacher_tokens
+        + FORWARD * plan.teacher_head_parameters * lengths.teacher_scored
+    )
+
+
 def estimate_step_seconds(
     plan: Plan, card: Card, utilisation: float, checkpointing: bool, trains_weights: bool
 ) -> float | None:
@@ -17,19 +29,11 @@ def estimate_step_seconds(
     """
     if card.bf16_tflops is None or card.bandwidth_gb_s is None:
         return None
-    passes = FORWARD * (2 if checkpointing else 1) + BACKWARD * (2 if trains_weights else 1)
-    lengths, head = plan.lengths, plan.head_parameters
-    student = passes * plan.student_parameters * lengths.tokens
-    student += (FORWARD + BACKWARD) * head * lengths.scored
-    teacher = FORWARD * (
-        plan.teacher_parameters * lengths.teacher_tokens
-        + plan.teacher_head_parameters * lengths.teacher_scored
-    )
-    arithmetic = (student + teacher) / (card.bf16_tflops * 1e12 * utilisation)
+    flops = count_flops(plan, checkpointing, trains_weights)
     # 4-bit weights are unfolded for every pass: read, written and read again in 2 bytes each.
-    unfolded = (
-        plan.unfolded_parameters * (3 if checkpointing else 2) + plan.unfolded_teacher_parameters
-    )
+    passes = 3 if checkpointing else 2
+    unfolded = plan.unfolded_parameters * passes + plan.unfolded_teacher_parameters
+    arithmetic = flops / (card.bf16_tflops * 1e12 * utilisation)
     return arithmetic + unfolded * 4.5 / (card.bandwidth_gb_s * 1e9)
 
 

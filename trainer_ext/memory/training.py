@@ -6,7 +6,7 @@ from accelerate.utils import DistributedType
 
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.memory.plan import CUDA_CONTEXT, Lengths, Plan, plan_run
-from trainer_ext.memory.sharding import Sharding, of_zero_stage
+from trainer_ext.memory.sharding import Sharding, of_fsdp, of_zero_stage
 from trainer_ext.trainer import CrossModalDistillTrainer
 from trainer_ext.whole import reading_whole
 
@@ -45,7 +45,10 @@ def read_sharding_of(accelerator: Any) -> Sharding:
     """How this run's processes share what."""
     processes = accelerator.num_processes
     if accelerator.distributed_type == DistributedType.FSDP:
-        return of_zero_stage(processes, 3)
+        return of_fsdp(processes)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return of_zero_stage(processes, accelerator.state.deepspeed_plugin.zero_stage)
+        plugin = accelerator.state.deepspeed_plugin
+        return of_zero_stage(
+            processes, plugin.zero_stage, plugin.offload_optimizer_device not in (None, "none")
+        )
     return Sharding(processes)

@@ -99,7 +99,7 @@ class Qwen2_5OmniStudent:
         self, name_or_path: str, **from_pretrained
     ) -> Qwen2_5OmniThinkerForConditionalGeneration:
         """The thinker without its vision tower, audio tower frozen; keyword arguments go to `from_pretrained`."""
-        if from_pretrained.get("attn_implementation") is None:
+        if from_pretrained.get("attn_implementation") in (None, ROW_ATTENTION):
             from_pretrained["attn_implementation"] = self.attention
         model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
             name_or_path, **from_pretrained
@@ -112,6 +112,7 @@ class Qwen2_5OmniStudent:
         )
         for name in self.frozen_modules:
             model.get_submodule(name).requires_grad_(False)
+        model.get_submodule("model.audio_tower").register_forward_hook(detach_output)
         return model
 
     def load_speaking_model(
@@ -232,6 +233,15 @@ class Qwen2_5OmniStudent:
         return self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
+
+
+def detach_output(tower: nn.Module, inputs: Any, heard: Any) -> Any:
+    """What a frozen tower heard, without the graph behind it.
+
+    Under gradient checkpointing transformers makes the first layer's output want gradients, also the tower's (it hooks
+    every `get_input_embeddings`), and the whole tower would be computed again and gone back through for nothing.
+    """
+    return type(heard)({name: value.detach() for name, value in heard.items()})
 
 
 class LeftOut(nn.Module):

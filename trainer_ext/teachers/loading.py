@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.teachers.itself import SelfTeacher
 from trainer_ext.teachers.kinds import Teacher
-from trainer_ext.teachers.model import ModelTeacher
+from trainer_ext.teachers.model import OFFLOAD, ModelTeacher, load_causal_lm
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
 
 
@@ -56,3 +58,18 @@ def load_teacher(
             )
         )
     return None
+
+
+def load_answering_teacher(model: ModelArguments) -> PreTrainedModel:
+    """The text LLM that answers the questions of a new data set, where and how the run wants its teacher.
+
+    What is to visit the device layer by layer is spread over device and host instead, which generation can use.
+    """
+    assert model.teacher_model_name_or_path is not None
+    return load_causal_lm(
+        model.teacher_model_name_or_path,
+        model.teacher_model_revision,
+        model.teacher_dtype or model.dtype,
+        model.teacher_load_in_4bit,
+        "auto" if model.teacher_device_map == OFFLOAD else model.teacher_device_map,
+    )

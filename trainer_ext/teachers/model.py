@@ -59,19 +59,12 @@ class ModelTeacher:
                 "fsdp_cpu_ram_efficient_loading is on: every process but the first would get an empty teacher, which "
                 "nothing fills. Set it to false (recipes/accelerate/fsdp2.yaml), or use teacher_kind 'stored'"
             )
-        device = PartialState().device
-        model = AutoModelForCausalLM.from_pretrained(
-            name_or_path,
-            revision=revision,
-            dtype=dtype,
-            quantization_config=quantize_to_nf4(dtype) if load_in_4bit else None,
-            device_map={"": "cpu"} if device_map == OFFLOAD else device_map or {"": device},
-        )
+        model = load_causal_lm(name_or_path, revision, dtype, load_in_4bit, device_map)
         reader = WrittenQuestions.from_pretrained(name_or_path, revision)
         if device_map != OFFLOAD:
             return cls(model, reader)
         teacher = cls(model, reader)
-        cpu_offload(model.base_model, execution_device=device)
+        cpu_offload(model.base_model, execution_device=PartialState().device)
         return teacher
 
     def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
@@ -114,6 +107,24 @@ class ModelTeacher:
                 f"{self.model.name_or_path} changes its logits after the head (soft-capping, a scale or a bias), which "
                 "this loss does not follow; choose another teacher, or store its soft targets from a server"
             )
+
+
+def load_causal_lm(
+    name_or_path: str,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    load_in_4bit: bool = False,
+    device_map: str | None = None,
+) -> PreTrainedModel:
+    """A causal LM where `ModelTeacher.from_pretrained` wants it; one to be offloaded is left on the CPU."""
+    device = PartialState().device
+    return AutoModelForCausalLM.from_pretrained(
+        name_or_path,
+        revision=revision,
+        dtype=dtype,
+        quantization_config=quantize_to_nf4(dtype) if load_in_4bit else None,
+        device_map={"": "cpu"} if device_map == OFFLOAD else device_map or {"": device},
+    )
 
 
 def read_head(model: PreTrainedModel) -> Tensor:

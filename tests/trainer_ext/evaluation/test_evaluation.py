@@ -37,6 +37,23 @@ def test_an_answer_does_not_depend_on_its_batch(student, family, pairs, channel)
     assert len(set(batched)) > 3
 
 
+def test_long_prompts_share_smaller_batches(student, family, pairs, monkeypatch):
+    """Logits of a whole prompt by a whole vocabulary, 32 times, are 5 GB for a question of 20 seconds."""
+    rows = pairs["test"].select(range(9))
+    at_once = answer_rows(student, family, rows, "s2t", 8)
+    sizes = []
+
+    def generate(model, family, inputs, max_new_tokens):
+        sizes.append(len(inputs["input_ids"]))
+        return generate_greedily(model, family, inputs, max_new_tokens)
+
+    monkeypatch.setattr("trainer_ext.evaluation.answers.MOST_LOGITS", 200 * family.vocabulary_rows)
+    monkeypatch.setattr("trainer_ext.evaluation.answers.generate_greedily", generate)
+    assert answer_rows(student, family, rows, "s2t", 8) == at_once
+    assert sum(sizes) == 9
+    assert 1 <= max(sizes) <= 3
+
+
 def test_the_teacher_answers_its_own_world(pairs):
     """The ceiling of every score; if it is not near 100 the report measures something else."""
     metric = load_evaluator("exact_answer")

@@ -1,6 +1,7 @@
 """Every kind of teacher: what it thinks, what it costs, and when it must refuse."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from trainer_ext.arguments import ModelArguments
 from trainer_ext.checks import check_rows
 from trainer_ext.teachers.model import ModelTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
-from trainer_ext.whole import reading_whole
+from trainer_ext.whole import reading_whole, shares_weights
 
 
 def batch_of(trainer, number: int = 4) -> dict:
@@ -316,6 +317,17 @@ def test_models_are_read_whole_under_zero3(make_config):
         assert is_deepspeed_zero3_enabled()
     finally:
         unset_hf_deepspeed_config()
+
+
+def test_who_holds_a_part_of_the_weights(make_config, monkeypatch):
+    """Read straight onto every card, a model that is shared because it does not fit would not fit."""
+    config = make_config()
+    assert not shares_weights(config)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert shares_weights(config)
+    for stage in (2, 3):
+        config.deepspeed_plugin = SimpleNamespace(zero_stage=stage)
+        assert shares_weights(config) == (stage == 3)
 
 
 def test_ids_beyond_two_bytes_come_back(soft_targets, family):
