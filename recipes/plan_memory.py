@@ -122,7 +122,7 @@ def plan_recipe(
     if training.teacher_kind == "model":
         assert model.teacher_model_name_or_path is not None
         teacher = AutoConfig.from_pretrained(find_config(model.teacher_model_name_or_path))
-    lengths = imagine_longest(training, speech_seconds, teacher is not None)
+    lengths = imagine_longest(training, speech_seconds)
     return plan_run(model, training, family, student, teacher, lengths, sharding, soft_targets_k)
 
 
@@ -132,9 +132,7 @@ def find_config(name_or_path: str) -> str:
     return str(known) if known.is_dir() else name_or_path
 
 
-def imagine_longest(
-    training: CrossModalDistillConfig, speech_seconds: float, with_teacher: bool
-) -> Lengths:
+def imagine_longest(training: CrossModalDistillConfig, speech_seconds: float) -> Lengths:
     """As many of the longest rows as a micro-batch has questions."""
     questions = training.per_device_train_batch_size
     longest = training.max_length or DEFAULT_MAX_LENGTH
@@ -147,11 +145,12 @@ def imagine_longest(
         raise ValueError(
             f"max_length {longest} has no room for an answer after {speech_seconds:g} s of speech"
         )
+    is_read = training.teacher_kind in ("model", "self")
     return Lengths(
         tokens=questions * sum(asked[channel] + response for channel in training.channels),
         scored=questions * response * len(training.channels),
         questions=questions,
-        teacher_tokens=questions * (asked["t2t"] + response) if with_teacher else 0,
+        teacher_tokens=questions * (asked["t2t"] + response) if is_read else 0,
         teacher_scored=questions * response,
         input_bytes=questions * round(speech_seconds * 100) * 128 * 4,
     )

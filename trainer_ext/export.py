@@ -142,7 +142,8 @@ def export_adapter(
     """The adapter with its modules renamed, for a model that calls them otherwise.
 
     Raises:
-        ValueError: its ranks or alphas go by patterns that are anchored to the names it has now.
+        ValueError: it changes nothing, or its ranks or alphas go by patterns that are anchored to the names it has
+            now.
     """
     config = PeftConfig.from_pretrained(adapter, revision=revision)
     if anchored := [
@@ -153,6 +154,8 @@ def export_adapter(
             "merged model instead"
         )
     weights = load_peft_weights(adapter, device="cpu", revision=revision)
+    if not any(tensor.any() for key, tensor in weights.items() if ".lora_A" not in key):
+        raise ValueError(f"{adapter} changes nothing: its weights are as before training")
     renamed = {
         PEFT_PREFIX + rename(key.removeprefix(PEFT_PREFIX)): tensor
         for key, tensor in weights.items()

@@ -295,7 +295,8 @@ def test_an_adapter_that_changes_nothing_is_refused(export, adapter, tiny_omni, 
     family = load_student_family(str(tiny_omni))
     with pytest.raises(ValueError, match=r"changes nothing.*lora_A"):
         load_adapter(family.load_model(str(tiny_omni), dtype=torch.float32), str(adapter))
-    assert "changes nothing" in export(adapter, "omni", tmp_path / "omni")
+    for target in ("omni", "omni_adapter", "vllm_adapter"):
+        assert "changes nothing" in export(adapter, target, tmp_path / "omni")
     assert not list(tmp_path.glob("omni*"))
 
 

@@ -67,9 +67,8 @@ class Plan:
     teacher_parameters: int
     teacher_head_parameters: int
     unfolded_teacher_parameters: int
-    details: dict[str, int] = field(
-        default_factory=dict
-    )  # by phase of a step, of which the largest is a part
+    # By phase of a step; the largest is a part.
+    details: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -119,7 +118,9 @@ def plan_run(
         for number in (2, 3)
     )
     teacher_bytes, teacher_layers = (0, 0) if teacher is None else count_teacher(teacher, model)
-    reader = config if training.teacher_kind == "self" else teacher
+    reader = teacher.get_text_config() if teacher is not None else None
+    if training.teacher_kind == "self":
+        reader = config
     loss = count_loss(
         lengths,
         config,
@@ -321,10 +322,9 @@ def list_phases(
     signal = lengths.teacher_scored * soft_targets_k * 14
     reading = 0
     if reader is not None:
-        text = reader.get_text_config()
-        signal = lengths.teacher_scored * text.hidden_size * state_bytes
+        signal = lengths.teacher_scored * reader.hidden_size * state_bytes
         # A decoder layer without gradient: its states a few times, its MLP's three products.
-        width = 6 * text.hidden_size + 3 * text.intermediate_size
+        width = 6 * reader.hidden_size + 3 * reader.intermediate_size
         reading = lengths.teacher_tokens * width * state_bytes
     states = lengths.scored * config.hidden_size * state_bytes
     return {
