@@ -85,17 +85,21 @@ def load_pairs(
     teacher_name_or_path: str | None,
     teacher_revision: str = "main",
     load_teacher: Callable[[], PreTrainedModel] | None = None,
+    teacher_precision: str = "",
 ) -> DatasetDict:
     """The data set a run trains on, and is tested on where it has a split `test`; speech undecoded.
 
     Args:
         load_teacher: see `answer_prompts`; called only if an answer is missing.
+        teacher_precision: of a teacher that is not read whole ("in 4-bit"), whose answers are not the whole one's.
 
     Raises:
         ValueError: it has no split `train`.
     """
     if arguments.dataset_name is None:
-        folder = build_pairs(arguments, teacher_name_or_path, teacher_revision, load_teacher)
+        folder = build_pairs(
+            arguments, teacher_name_or_path, teacher_revision, load_teacher, teacher_precision
+        )
         return load_from_disk(str(folder))
     on_disk = Path(arguments.dataset_name).is_dir()
     loaded = (load_from_disk if on_disk else load_dataset)(arguments.dataset_name)
@@ -113,6 +117,7 @@ def build_pairs(
     teacher_name_or_path: str | None,
     teacher_revision: str = "main",
     load_teacher: Callable[[], PreTrainedModel] | None = None,
+    teacher_precision: str = "",
 ) -> Path:
     """Build the data set unless it is there; returns its folder."""
     if teacher_name_or_path is None:
@@ -122,6 +127,7 @@ def build_pairs(
     assert arguments.prompts is not None
     prompts = load_prompts(arguments.prompts)
     teacher_identity = identify_model(teacher_name_or_path, teacher_revision)
+    teacher_identity = f"{teacher_identity} {teacher_precision}".rstrip()
     settings = {
         key: value
         for key, value in vars(arguments).items()

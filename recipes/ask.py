@@ -22,9 +22,8 @@ from transformers import TextStreamer
 
 from data_builders.schema import SPEECH_RATE_HZ, read_speech
 from trainer_ext.adapters import choose_attention, load_adapter, make_quantization, read_dtype
-from trainer_ext.alignment import pad_rows
 from trainer_ext.arguments import ModelArguments
-from trainer_ext.evaluation.answers import make_greedy, move_inputs
+from trainer_ext.evaluation.answers import make_greedy, move_inputs, pad_prompts
 from trainer_ext.merging import read_base_name
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
@@ -123,9 +122,7 @@ def encode(family: Any, arguments: AskArguments) -> dict[str, torch.Tensor]:
     else:
         clips = [read_clip(arguments.audio, family.max_speech_seconds)]
         prompt = family.encode_speech_prompt(len(clips[0]), system)
-    padded = pad_rows([prompt], [[]], family.tokenizer.pad_token_id, "left")
-    del padded["labels"]
-    return {**padded, **family.extract_features(clips)}
+    return pad_prompts(family, [prompt], clips)
 
 
 def read_clip(file: str, max_seconds: float) -> np.ndarray:

@@ -36,7 +36,7 @@ from trainer_ext.collator import RESPONSE_COLUMN
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers.loading import load_answering_teacher
+from trainer_ext.teachers.loading import load_answering_teacher, name_precision
 from trainer_ext.teachers.model import ModelTeacher
 from trainer_ext.teachers.scorer import ModelScorer
 
@@ -61,7 +61,8 @@ def main() -> None:
     state = PartialState()
     source, revision = model.teacher_model_name_or_path, model.teacher_model_revision
     with state.main_process_first():
-        pairs = load_pairs(data, source, revision, functools.partial(load_answering_teacher, model))
+        load_answering = functools.partial(load_answering_teacher, model)
+        pairs = load_pairs(data, source, revision, load_answering, name_precision(model))
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     teacher_rows = (
         AutoConfig.from_pretrained(source, revision=revision).get_text_config().vocab_size

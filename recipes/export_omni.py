@@ -31,7 +31,8 @@ from trainer_ext.shards import Shards
 from trainer_ext.students.families import load_student_family
 from trainer_ext.students.qwen2_5_omni_names import name_in_full_model, name_in_vllm
 
-TARGETS = ("thinker", "omni", "omni_adapter", "vllm_adapter")
+RENAMES = {"omni_adapter": name_in_full_model, "vllm_adapter": name_in_vllm}
+TARGETS = ("thinker", "omni", *RENAMES)
 
 
 @dataclass
@@ -74,25 +75,24 @@ def export(arguments: ExportArguments) -> None:
         raise ValueError(
             f"{trained} is no adapter and names no base: name the model it was trained from by --base"
         )
-    to_vllm, rank = arguments.target == "vllm_adapter", None
-    if arguments.target.endswith("adapter") and not is_adapter(trained, arguments.trained_revision):
+    rename = RENAMES.get(arguments.target)  # of an adapter
+    if rename is not None and not is_adapter(trained, arguments.trained_revision):
         raise ValueError(f"{trained} is no adapter: export it by --target thinker or omni")
-    if to_vllm:
+    rank = None
+    if arguments.target == "vllm_adapter":
         rank = choose_vllm_rank(trained, arguments.trained_revision)
     family = load_student_family(base, revision)
-    weights = load_trained(trained, family, arguments.trained_revision)  # looks at its keys
+    # Looks at an adapter's keys, whatever becomes of it.
+    changes = Changes(load_trained(trained, family, arguments.trained_revision), trained)
 
     def add_card(folder: Path) -> None:
         write_export_card(folder, arguments.target, output.name, trained, base, rank)
 
-    if arguments.target.endswith("adapter"):
-        rename = name_in_vllm if to_vllm else name_in_full_model
+    if rename is not None:
         export_adapter(trained, base, rename, output, add_card, arguments.trained_revision)
     elif arguments.target == "omni":
-        changes = Changes(weights, trained)
         export_omni(changes, fetch_whole(base, revision), output, add_card)
     else:
-        changes = Changes(weights, trained)
         export_thinker(changes, Shards.from_pretrained(base, revision), family, output, add_card)
     print(f"{arguments.target} of {trained} in {output}")
 

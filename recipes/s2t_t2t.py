@@ -35,7 +35,7 @@ from trainer_ext.memory.training import plan_training
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
 from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers.loading import load_answering_teacher, load_teacher
+from trainer_ext.teachers.loading import load_answering_teacher, load_teacher, name_precision
 from trainer_ext.trainer import CrossModalDistillTrainer
 from trainer_ext.whole import reading_whole, shares_weights
 
@@ -59,6 +59,7 @@ def main() -> None:
             model.teacher_model_name_or_path,
             model.teacher_model_revision,
             functools.partial(load_answering_teacher, model),
+            name_precision(model),
         )
     if training.eval_strategy != "no" and "test" not in pairs:
         raise ValueError(

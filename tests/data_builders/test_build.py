@@ -209,3 +209,7 @@ def test_the_teacher_is_loaded_as_it_fits_and_only_to_answer(data_arguments, tmp
     )
     assert loaded == [1]
     assert again["train"]["teacher_response"] == built["train"]["teacher_response"]
+    in_4bit = load_pairs(arguments, TEACHER, load_teacher=load, teacher_precision="in 4-bit")
+    assert loaded == [1, 1]  # the answers of a quantised teacher are not those of the whole one
+    assert "in 4-bit" in in_4bit["train"]["teacher"][0]
+    assert "in 4-bit" not in built["train"]["teacher"][0]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -76,6 +77,13 @@ def encode_prompts(
         else:
             clips.append(decode_speech(row["speech"], row["id"]))
             prompts.append(family.encode_speech_prompt(len(clips[-1]), row["system"]))
+    return pad_prompts(family, prompts, clips)
+
+
+def pad_prompts(
+    family: Any, prompts: list[list[int]], clips: list[np.ndarray]
+) -> dict[str, torch.Tensor]:
+    """Token ids and the clips among them as one batch, padded on the left: an answer follows at the right."""
     padded = pad_rows(prompts, [[]] * len(prompts), family.tokenizer.pad_token_id, "left")
     del padded["labels"]
     return {**padded, **family.extract_features(clips)}

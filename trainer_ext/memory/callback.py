@@ -57,17 +57,21 @@ def measure_peak(device: torch.device) -> int:
         free, whole = torch.cuda.mem_get_info(device)
         context = whole - free - torch.cuda.memory_reserved(device)
         return torch.cuda.max_memory_allocated(device) + max(context, 0)
-    if (status := Path("/proc/self/status")).exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    if (peak := read_status("VmHWM")) is not None:
+        return peak
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def measure_now() -> int:
     """Bytes of memory that this process has at the moment; 0 where the system does not tell."""
+    return read_status("VmRSS") or 0
+
+
+def read_status(name: str) -> int | None:
+    """Bytes that Linux counts for this process under that name; None on other systems."""
     status = Path("/proc/self/status")
     if not status.exists():
-        return 0
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 class LiveBytes(TorchDispatchMode):
     """Counts the storages that operations make while it is entered, until they are let go of.
 
-    What a caching allocator would be asked for, on any device; torch's own `MemTracker` counts the same by module and
-    category, for twice the time and from a private place.
+    What a caching allocator would be asked for, on any device. (torch's own `MemTracker` counts by module and category
+    too, in a private place: torch.distributed._tools.)
 
     Args:
         known: tensors that were there before and are not counted.

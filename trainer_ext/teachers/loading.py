@@ -60,6 +60,11 @@ def load_teacher(
     return None
 
 
+def name_precision(model: ModelArguments) -> str:
+    """What tells the answers of a quantised teacher from those of the whole one; nothing for the whole one."""
+    return "in 4-bit" if model.teacher_load_in_4bit else ""
+
+
 def load_answering_teacher(model: ModelArguments) -> PreTrainedModel:
     """The text LLM that answers the questions of a new data set, where and how the run wants its teacher.
 
