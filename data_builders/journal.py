@@ -1,13 +1,14 @@
 """What was paid for once: a content-addressed store of finished calls that survives any kill.
 
 The key is a hash of everything the value depends on, so a changed setting misses and an unchanged one hits. SQLite
-commits every value by itself: after a crash each value is there whole or not at all.
+commits every call by itself: after a crash each value is there whole or not at all. It writes no WAL, whose shared
+memory does not cross machines: a folder of journals may lie on a network file system.
 """
 
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 KEYS_PER_QUERY = 500
@@ -21,12 +22,13 @@ def content_key(*parts: object) -> str:
 
 
 class Journal:
-    """Bytes by key, in one file."""
+    """Bytes by key, in one file; what was put first stays."""
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        self.file = file
         self._database = sqlite3.connect(file, isolation_level=None, timeout=60)
-        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA journal_mode=TRUNCATE")
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS finished (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID"
         )
@@ -38,7 +40,15 @@ class Journal:
         return found and found[0]
 
     def put(self, key: str, value: bytes) -> None:
-        self._database.execute("INSERT OR REPLACE INTO finished VALUES (?, ?)", (key, value))
+        self.put_all({key: value})
+
+    def put_all(self, values: Mapping[str, bytes]) -> None:
+        """All of them or, if the process dies, none."""
+        with self._database:
+            self._database.execute("BEGIN")
+            self._database.executemany(
+                "INSERT OR IGNORE INTO finished VALUES (?, ?)", values.items()
+            )
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of the keys that are not finished, each once, in their order."""
@@ -54,6 +64,23 @@ class Journal:
                 )
             )
         return [key for key in keys if key not in found]
+
+    def adopt(self, keys: Iterable[str]) -> list[str]:
+        """`missing`, after taking over what other journals of the folder hold: the rows were dealt differently then."""
+        missing = self.missing(keys)
+        for file in sorted(self.file.parent.glob("*.sqlite")) if missing else []:
+            if file == self.file:
+                continue
+            other = Journal(file)
+            for key in set(missing) - set(other.missing(missing)):
+                value = other.get(key)
+                assert value is not None
+                self.put(key, value)
+            other.close()
+            missing = self.missing(missing)
+            if not missing:
+                break
+        return missing
 
     def close(self) -> None:
         self._database.close()

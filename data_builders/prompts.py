@@ -1,17 +1,21 @@
-"""Questions, from a local file or a `datasets` id, as rows without answers of the teacher and without speech.
+"""Questions, from local files or a `datasets` id, one at a time: a source of millions is never in memory or on disk.
 
-In: a JSONL/JSON/CSV/Parquet file, or the id of a data set on the Hub, with a `question` column at least.
+In: a JSONL/JSON/CSV/Parquet file, or the id of a data set on the Hub, and which of its columns is what.
 Out: one dict a question with the columns that `Prompt` names, and the split it belongs to.
 """
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
-from datasets import load_dataset
+from datasets import IterableDataset, load_dataset
+from huggingface_hub import HfApi
 
-from data_builders.schema import CHANNELS, check_channels, make_row_id
+from data_builders.schema import CHANNELS, check_channels
 
 FILE_LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+FIELDS = ("question", "system", "gold_response", "reference", "source", "channels", "split")
 
 
 class Prompt(TypedDict):
@@ -26,33 +30,75 @@ class Prompt(TypedDict):
     channels: list[str]
 
 
-def load_prompts(name_or_path: str, split: str = "train") -> list[Prompt]:
-    """Read questions.
+def read_prompts(
+    name_or_path: str,
+    split: str = "train",
+    revision: str | None = None,
+    columns: list[str] | None = None,
+) -> Iterator[Prompt]:
+    """Read questions, in the source's order.
 
     Args:
-        name_or_path: a local file, or the id of a `datasets` repository.
-        split: which split of a repository; a file's rows may name their own in a `split` column.
+        name_or_path: a local file, or the id of a `datasets` repository, which is streamed.
+        split: which split of a repository; rows may name their own in a `split` column.
+        columns: where a field has another name in the source: "system=system_prompt".
+
+    Yields:
+        Prompts; one that cannot be asked has an empty question.
 
     Raises:
-        ValueError: no `question` column, or a row that cannot be asked; the message names the row.
+        ValueError: there is no such file or column, or a channel that nobody knows; the message names the row.
     """
-    file = Path(name_or_path)
-    if file.suffix in FILE_LOADERS:
-        if not file.is_file():
-            raise ValueError(f"there is no file {file}")
-        table = load_dataset(FILE_LOADERS[file.suffix], data_files=str(file), split="train")
-    else:
-        table = load_dataset(name_or_path, split=split)
-    if "question" not in table.column_names:
-        raise ValueError(
-            f"{name_or_path} has no column 'question'; its columns are {', '.join(table.column_names)}"
+    table = open_table(name_or_path, split, revision)
+    names = map_columns(columns or [], table.column_names, name_or_path)
+    source = Path(name_or_path).stem if is_file(name_or_path) else name_or_path
+    for number, row in enumerate(table):
+        yield make_prompt(
+            {field: row[name] for field, name in names.items()}, number, source, split
         )
-    prompts = [
-        make_prompt(row, number, default_source=file.stem or name_or_path, default_split=split)
-        for number, row in enumerate(table)
-    ]
-    check_unique(prompts)
-    return prompts
+
+
+def is_file(name_or_path: str) -> bool:
+    return Path(name_or_path).suffix in FILE_LOADERS
+
+
+def open_table(name_or_path: str, split: str, revision: str | None) -> IterableDataset:
+    """The source as a stream whose columns are known."""
+    if not is_file(name_or_path):
+        stream = load_dataset(name_or_path, split=split, revision=revision, streaming=True)
+    elif not Path(name_or_path).is_file():
+        raise ValueError(f"there is no file {name_or_path}")
+    else:
+        loader = FILE_LOADERS[Path(name_or_path).suffix]
+        stream = load_dataset(loader, data_files=name_or_path, split="train", streaming=True)
+    return stream if stream.column_names else stream._resolve_features()
+
+
+def map_columns(columns: list[str], present: list[str], name_or_path: str) -> dict[str, str]:
+    """Field -> column of the source, for every field that it has.
+
+    Raises:
+        ValueError: a mapping that names no field or no column, or no question.
+    """
+    there = f"its columns are {', '.join(present)}"
+    names = {field: field for field in FIELDS if field in present}
+    for mapping in columns:
+        field, equals, column = mapping.partition("=")
+        if not equals or field not in FIELDS:
+            raise ValueError(
+                f"columns: {mapping!r} is no mapping; write field=column with a field of {', '.join(FIELDS)}"
+            )
+        if column not in present:
+            raise ValueError(
+                f"{name_or_path} has no column {column!r} (columns: {mapping}); {there}"
+            )
+        names[field] = column
+    if "question" not in names:
+        raise ValueError(
+            f"{name_or_path} has no column 'question'; {there}. Name the one that holds questions: "
+            f"columns: [question={present[0] if present else '...'}]"
+        )
+    return names
 
 
 def make_prompt(
@@ -60,8 +106,6 @@ def make_prompt(
 ) -> Prompt:
     """One row of any table as a `Prompt`; `number` names it in errors."""
     question = row["question"]
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"row {number}: its question is empty")
     channels = row.get("channels") or list(CHANNELS)
     if isinstance(channels, str):  # a cell of a CSV file: "t2t s2t"
         channels = channels.replace(",", " ").split()
@@ -70,7 +114,7 @@ def make_prompt(
         source=row.get("source") or default_source,
         split=row.get("split") or default_split,
         system=row.get("system") or "",
-        question=question,
+        question=question.strip() if isinstance(question, str) else "",
         gold_response=as_text(row.get("gold_response")),
         reference=as_text(row.get("reference")),
         channels=channels,
@@ -82,12 +126,11 @@ def as_text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def check_unique(prompts: list[Prompt]) -> None:
-    """Refuse a question that stands twice in one source: its rows would share an id."""
-    seen: dict[str, int] = {}
-    for number, prompt in enumerate(prompts):
-        first = seen.setdefault(make_row_id(prompt["source"], prompt["question"]), number)
-        if first != number:
-            raise ValueError(
-                f"row {number}: the same question as row {first} ({prompt['question'][:60]!r}); drop one"
-            )
+def identify_prompts(name_or_path: str, revision: str | None = None) -> str:
+    """What distinguishes these questions from an earlier version of them: a file's hash, a repository's commit."""
+    if not is_file(name_or_path):
+        return f"{name_or_path}@{HfApi().dataset_info(name_or_path, revision=revision).sha}"
+    if not Path(name_or_path).is_file():
+        raise ValueError(f"there is no file {name_or_path}")
+    with Path(name_or_path).open("rb") as stream:
+        return f"{Path(name_or_path).name}@{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"

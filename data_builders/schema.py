@@ -6,6 +6,7 @@
 | source           | string                | where the question came from; reports are broken down by it        |
 | system           | string, may be empty  | system prompt, read as text in both channels                       |
 | question         | string                | the question as text                                               |
+| spoken           | string or null        | the question as it was read out: numbers and signs as words        |
 | gold_response    | string or null        | the answer the source came with                                    |
 | reference        | string or null        | the last words of every right answer, for exact scoring            |
 | teacher_response | string or null        | the teacher's own answer                                           |
@@ -14,6 +15,12 @@
 | voice            | string or null        | who spoke, in the engine's own words                               |
 | speech_engine    | string or null        | which engine spoke                                                 |
 | speech_seconds   | float32 or null       | length of `speech`                                                 |
+| heard            | string or null        | what an independent recogniser heard in `speech`                   |
+| wer              | float32 or null       | word error rate of `heard` against `spoken`, 0 is perfect          |
+| similarity       | float32 or null       | cosine of the sentence embeddings of `heard` and `question`        |
+| noisy_speech     | Audio or null         | `speech` as it might sound in real life                            |
+| noise            | string or null        | what was done to it                                                |
+| noisy_wer        | float32 or null       | as `wer`, of `noisy_speech`                                        |
 | channels         | list of string        | which channels the row trains: "t2t" (text), "s2t" (speech)        |
 
 Soft targets are a second table with the same ids: what a teacher thought of every response token (T of them), at most
@@ -60,6 +67,7 @@ FEATURES = Features(
         "source": Value("string"),
         "system": Value("string"),
         "question": Value("string"),
+        "spoken": Value("string"),
         "gold_response": Value("string"),
         "reference": Value("string"),
         "teacher_response": Value("string"),
@@ -68,6 +76,12 @@ FEATURES = Features(
         "voice": Value("string"),
         "speech_engine": Value("string"),
         "speech_seconds": Value("float32"),
+        "heard": Value("string"),
+        "wer": Value("float32"),
+        "similarity": Value("float32"),
+        "noisy_speech": Audio(sampling_rate=SPEECH_RATE_HZ, decode=False),
+        "noise": Value("string"),
+        "noisy_wer": Value("float32"),
         "channels": List(Value("string")),
     }
 )

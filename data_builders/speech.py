@@ -1,6 +1,6 @@
 """Spoken questions: every question by a TTS engine in voices that are functions of the row.
 
-In: texts with voices. Out: FLAC clips, journaled one by one. A new engine is one file in `tts/` and one line here.
+In: texts with voices. Out: FLAC clips. A new engine is one file in `tts/` and one line here.
 """
 
 import hashlib
@@ -8,21 +8,38 @@ import importlib
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
-from data_builders.journal import Journal, content_key
+from data_builders.arguments import BuildArguments
+from data_builders.journal import content_key
 from data_builders.schema import encode_speech, resample_speech
 
-TTS_ENGINES = {"espeak": "data_builders.tts.espeak:EspeakEngine"}
+TTS_ENGINES = {
+    "espeak": "data_builders.tts.espeak:EspeakEngine",
+    "server": "data_builders.tts.server:ServerEngine",
+    "pocket": "data_builders.tts.pocket:PocketEngine",
+}
+SPOKEN = b"fLaC"  # how a clip begins; anything else in a journal of clips is why there is none
 
 
 class SpeechEngine(Protocol):
     """What a TTS engine offers."""
 
     name: str
+    in_flight: int  # calls at a time
+
+    @classmethod
+    def from_arguments(cls, arguments: BuildArguments) -> "SpeechEngine":
+        """Ready to speak."""
+        ...
 
     def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:
-        """Samples (n,) float32 in [-1, 1] and their rate in Hz; equal arguments give equal samples."""
+        """Samples (n,) float32 in [-1, 1] and their rate in Hz; equal arguments give equal samples.
+
+        Raises:
+            ValueError or RuntimeError: this text cannot be spoken in this voice, now or later.
+            TemporaryFailure: it could not be spoken now.
+            OutOfReach: nothing can be spoken now.
+        """
         ...
 
     def close(self) -> None:
@@ -30,12 +47,18 @@ class SpeechEngine(Protocol):
         ...
 
 
-def load_engine(name: str) -> SpeechEngine:
-    """The engine of that name, ready to speak."""
+def load_engine(arguments: BuildArguments) -> SpeechEngine:
+    """The engine that the arguments name, ready to speak."""
+    name = arguments.speech_engine
     if name not in TTS_ENGINES:
         raise ValueError(f"unknown speech engine {name!r}; known are {', '.join(TTS_ENGINES)}")
     module, _, attribute = TTS_ENGINES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)()
+    return getattr(importlib.import_module(module), attribute).from_arguments(arguments)
+
+
+def name_engine(arguments: BuildArguments) -> str:
+    """What the column `speech_engine` says, and the journal distinguishes."""
+    return ":".join(filter(None, [arguments.speech_engine, arguments.speech_model]))
 
 
 def choose_voice(voices: list[str], question: str, take: int) -> str:
@@ -44,22 +67,17 @@ def choose_voice(voices: list[str], question: str, take: int) -> str:
     return voices[(first + take) % len(voices)]
 
 
-def speak_questions(
-    utterances: list[tuple[str, str]], journal: Journal, engine_name: str
-) -> list[bytes]:
-    """FLAC clips of (text, voice) pairs, in their order; the engine starts only when a clip is missing."""
-    keys = [content_key("speech", engine_name, text, voice) for text, voice in utterances]
-    missing = set(journal.missing(keys))
-    todo = {
-        key: utterance for key, utterance in zip(keys, utterances, strict=True) if key in missing
-    }
-    if todo:
-        engine = load_engine(engine_name)
-        try:
-            for key, (text, voice) in tqdm(
-                todo.items(), desc=f"speech by {engine_name}", unit="clip"
-            ):
-                journal.put(key, encode_speech(resample_speech(*engine.synthesize(text, voice))))
-        finally:
-            engine.close()
-    return [journal.get(key) or b"" for key in keys]
+def make_clip_key(engine: str, spoken: str, voice: str) -> str:
+    """Everything a clip depends on."""
+    return content_key("speech", engine, spoken, voice)
+
+
+def speak(engine: SpeechEngine, text: str, voice: str) -> bytes:
+    """A FLAC clip, or why there is none."""
+    try:
+        samples, rate_hz = engine.synthesize(text, voice)
+        if len(samples) == 0:
+            raise ValueError(f"{engine.name} said nothing")
+        return encode_speech(resample_speech(samples, rate_hz))
+    except ValueError as error:
+        return str(error).encode()

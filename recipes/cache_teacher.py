@@ -22,7 +22,9 @@ from accelerate import PartialState
 from datasets import concatenate_datasets
 from transformers import AutoConfig, AutoTokenizer
 
-from data_builders.build import DataArguments, identify_model, load_pairs
+from data_builders.arguments import DataArguments
+from data_builders.identity import identify_model
+from data_builders.pairs import load_pairs
 from data_builders.schema import hash_vocabulary
 from data_builders.soft_targets import (
     Scorer,

@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from data_builders.build import DataArguments
+from data_builders.arguments import DataArguments
 from data_builders.soft_targets import SoftTargetArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.memory.cards import CARDS, Card, find_card, find_present_card

@@ -22,7 +22,9 @@ import yaml
 from accelerate import PartialState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from data_builders.build import DataArguments, identify_model, load_pairs
+from data_builders.arguments import DataArguments
+from data_builders.identity import identify_model
+from data_builders.pairs import load_pairs
 from data_builders.soft_targets import SoftTargetArguments
 from trainer_ext.adapters import load_peft_config, load_student
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments

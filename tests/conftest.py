@@ -16,7 +16,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from data_builders.build import DataArguments, identify_model, load_pairs
+from data_builders.arguments import DataArguments
+from data_builders.identity import identify_model
+from data_builders.pairs import load_pairs
 from data_builders.soft_targets import (
     cache_soft_targets,
     make_settings,

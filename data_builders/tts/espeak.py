@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from data_builders.arguments import BuildArguments
+
 HELPER = Path(__file__).with_name("espeak_helper.py")
 TIMEOUT_SECONDS = 60.0
 
@@ -53,6 +55,11 @@ class EspeakEngine:
     """
 
     name = "espeak"
+    in_flight = 1
+
+    @classmethod
+    def from_arguments(cls, arguments: BuildArguments) -> "EspeakEngine":
+        return cls()
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -435,6 +435,12 @@ def main() -> None:
     text, speech = score(thinker, family, written), score(thinker, family, unheard)
     print(f"student: text {text:.1f}, speech {speech:.1f}, {time.monotonic() - started:.0f} s")
 
+    for model in (
+        thinker,
+        teacher,
+    ):  # so that they stop for whoever generates with them, a server too
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     thinker.bfloat16().save_pretrained(arguments.output_dir / "student")
     family.save_pretrained(str(arguments.output_dir / "student"))
     teacher.bfloat16().save_pretrained(arguments.output_dir / "teacher")

@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetInfo
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import SFTTrainer
 
-from data_builders.build import DataArguments, make_dataset
+from data_builders.arguments import DataArguments
 from data_builders.schema import (
+    FEATURES,
     SOFT_TARGET_FEATURES,
     SPEECH_RATE_HZ,
     encode_speech,
@@ -119,7 +121,7 @@ def make_rows(family: Any, max_length: int, speech_seconds: float) -> Dataset:
     while len(family.encode_response(words)) + len(prompt) > max_length:
         words = words[: -len("seven ")]
     question = "What is " + "one plus " * int(speech_seconds) + "one?"
-    return make_dataset(
+    table = pa.Table.from_pylist(
         [
             {
                 "id": f"row-{number}",
@@ -137,8 +139,10 @@ def make_rows(family: Any, max_length: int, speech_seconds: float) -> Dataset:
                 "speech_seconds": speech_seconds,
             }
             for number in range(ROWS)
-        ]
+        ],
+        schema=FEATURES.arrow_schema,
     )
+    return Dataset(table, info=DatasetInfo(features=FEATURES))
 
 
 def make_soft_targets(folder: Path, rows: Dataset, family: Any, k: int, temperature: float) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_builders.prompts import load_prompts
+from data_builders.prompts import read_prompts
 from data_builders.schema import make_messages
 from trainer_ext.losses import Objective, StoredSignal, distillation_loss
 from trainer_ext.students.families import load_student_family
@@ -51,7 +51,7 @@ def read_lab() -> tuple[str, Tensor, Tensor, Tensor]:
     teacher = ModelTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
     tokenizer = teacher.reader.tokenizer
     states, logits = [], []
-    for prompt in load_prompts(str(LAB / "questions.jsonl"))[::10][:QUESTIONS]:
+    for prompt in list(read_prompts(str(LAB / "questions.jsonl")))[::10][:QUESTIONS]:
         asked = tokenizer.apply_chat_template(
             make_messages(prompt["question"], ""),
             add_generation_prompt=True,

@@ -20,7 +20,9 @@ import torch
 from datasets import Dataset
 
 import trainer_ext.forward
-from data_builders.build import DataArguments, identify_model, load_pairs
+from data_builders.arguments import DataArguments
+from data_builders.identity import identify_model
+from data_builders.pairs import load_pairs
 from data_builders.schema import SPEECH_RATE_HZ, decode_speech, encode_speech
 from data_builders.soft_targets import SoftTargetArguments
 from trainer_ext.adapters import load_peft_config, load_student

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from datasets import Audio, load_from_disk
+from datasets import Audio
 from transformers import AutoModelForCausalLM
 
-import data_builders.speech
-import data_builders.targets
-from data_builders.build import DataArguments, build_pairs, load_pairs
+import data_builders.stages
+import data_builders.teacher_model
+from data_builders.arguments import BuildArguments, DataArguments
 from data_builders.journal import Journal, content_key
-from data_builders.prompts import load_prompts
+from data_builders.pairs import build_pairs, load_finished, load_pairs
+from data_builders.plan import make_plan
+from data_builders.prompts import read_prompts
 from data_builders.schema import FEATURES, SPEECH_RATE_HZ
+from data_builders.tts.espeak import EspeakEngine
 
 LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
 TEACHER = str(LAB / "teacher")
@@ -47,12 +50,12 @@ def test_a_second_build_does_no_work(data_arguments, pairs, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("this was already done")
 
-    monkeypatch.setattr(data_builders.speech, "load_engine", refuse)
-    monkeypatch.setattr(data_builders.targets.AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(data_builders.stages, "load_engine", refuse)
+    monkeypatch.setattr(data_builders.teacher_model.AutoModelForCausalLM, "from_pretrained", refuse)
     folder = build_pairs(data_arguments, TEACHER)
     shutil.rmtree(folder)
     assert build_pairs(data_arguments, TEACHER) == folder
-    assert load_from_disk(str(folder))["train"][:] == pairs["train"][:]
+    assert load_finished(str(folder))["train"][:] == pairs["train"][:]
 
 
 def test_another_voice_redoes_speech_alone(data_arguments, pairs, monkeypatch):
@@ -61,11 +64,11 @@ def test_another_voice_redoes_speech_alone(data_arguments, pairs, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("answers do not depend on voices")
 
-    monkeypatch.setattr(data_builders.targets.AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(data_builders.teacher_model.AutoModelForCausalLM, "from_pretrained", refuse)
     other = dataclasses.replace(data_arguments, test_voices=["en-gb-x-rp+m7"])
     folder = build_pairs(other, TEACHER)
     assert folder != build_pairs(data_arguments, TEACHER)
-    assert set(load_from_disk(str(folder))["test"]["voice"]) == {"en-gb-x-rp+m7"}
+    assert set(load_finished(str(folder))["test"]["voice"]) == {"en-gb-x-rp+m7"}
 
 
 def test_a_build_killed_between_clips_keeps_what_was_spoken(
@@ -73,12 +76,13 @@ def test_a_build_killed_between_clips_keeps_what_was_spoken(
 ):
     """A power cut at 39,000 of 40,000 clips."""
     arguments = dataclasses.replace(data_arguments, data_dir=str(tmp_path))
-    real = data_builders.speech.load_engine
     spoken = []
 
     class Dying:
+        in_flight = 1
+
         def __init__(self, dies_at):
-            self.engine, self.dies_at = real("espeak"), dies_at
+            self.engine, self.dies_at = EspeakEngine(), dies_at
 
         def synthesize(self, text, voice):
             if len(spoken) == self.dies_at:
@@ -89,14 +93,15 @@ def test_a_build_killed_between_clips_keeps_what_was_spoken(
         def close(self):
             self.engine.close()
 
-    monkeypatch.setattr(data_builders.speech, "load_engine", lambda _: Dying(5))
+    monkeypatch.setattr(data_builders.stages, "load_engine", lambda _: Dying(5))
     with pytest.raises(KeyboardInterrupt):
         build_pairs(arguments, TEACHER)
-    assert not [folder for folder in tmp_path.iterdir() if folder.is_dir()]
-    monkeypatch.setattr(data_builders.speech, "load_engine", lambda _: Dying(-1))
+    assert not list(tmp_path.rglob("*.parquet.*"))
+    assert not list(tmp_path.rglob("manifest.json"))
+    monkeypatch.setattr(data_builders.stages, "load_engine", lambda _: Dying(-1))
     folder = build_pairs(arguments, TEACHER)
     assert len(spoken) == len(pairs["train"]) + len(pairs["test"])
-    assert load_from_disk(str(folder))["test"]["speech"] == pairs["test"]["speech"]
+    assert load_finished(str(folder))["test"]["speech"] == pairs["test"]["speech"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_a_bad_question_is_named_before_anything_starts(tmp_path, rows, message)
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=message):
-        load_prompts(str(file))
+        make_plan(BuildArguments(prompts=str(file), data_dir=str(tmp_path), speakable=False))
 
 
 def test_numbers_and_words_of_a_csv_file_become_what_the_columns_hold(tmp_path):
@@ -122,7 +127,7 @@ def test_numbers_and_words_of_a_csv_file_become_what_the_columns_hold(tmp_path):
     file.write_text(
         "question,reference,channels\nWhat is two plus two?,4,s2t\nAnd one plus one?,2,t2t s2t\n"
     )
-    prompts = load_prompts(str(file))
+    prompts = list(read_prompts(str(file)))
     assert [prompt["reference"] for prompt in prompts] == ["4", "2"]
     assert [prompt["channels"] for prompt in prompts] == [["s2t"], ["t2t", "s2t"]]
 
@@ -130,7 +135,7 @@ def test_numbers_and_words_of_a_csv_file_become_what_the_columns_hold(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     """Not a lookup of "questions.jsonl" on the Hub."""
     with pytest.raises(ValueError, match=r"there is no file .*questions\.jsonl"):
-        load_prompts(str(tmp_path / "questions.jsonl"))
+        list(read_prompts(str(tmp_path / "questions.jsonl")))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from datasets import concatenate_datasets, load_from_disk
 from transformers import AutoTokenizer
 
-from data_builders.build import identify_model
+from data_builders.identity import identify_model
 from data_builders.logprob_server import ServerScorer
 from data_builders.soft_targets import (
     SoftTargetArguments,

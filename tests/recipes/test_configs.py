@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_builders.build import DataArguments
+from data_builders.arguments import BuildArguments, DataArguments
 from data_builders.soft_targets import SoftTargetArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.parser import RecipeParser
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+DATA_CONFIGS = sorted((ROOT / "recipes" / "configs" / "data").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
@@ -33,6 +34,17 @@ def test_a_config_parses_and_finds_its_files(file, monkeypatch):
     assert f"--config {file.relative_to(ROOT)}" in file.read_text() or file.stem == "tiny"
     for named in re.findall(r"--config_file (\S+)", file.read_text()):
         assert (ROOT / named).is_file()
+
+
+@pytest.mark.parametrize("file", DATA_CONFIGS, ids=lambda file: file.stem)
+def test_a_data_config_parses_and_finds_its_files(file, monkeypatch):
+    """As above, of recipes/build_data.py."""
+    monkeypatch.chdir(ROOT)
+    (arguments,) = RecipeParser((BuildArguments,)).parse_args_and_config(["--config", str(file)])
+    assert arguments.output_dir == f"outputs/data/{file.stem}"
+    for path in (arguments.prompts, arguments.teacher_model_name_or_path):
+        assert path is None or not path.startswith("recipes/") or Path(path).exists()
+    assert f"--config {file.relative_to(ROOT)}" in file.read_text() or file.stem == "tiny"
 
 
 @pytest.mark.parametrize(

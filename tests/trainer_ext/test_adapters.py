@@ -11,7 +11,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from data_builders.build import DataArguments
+from data_builders.arguments import DataArguments
 from data_builders.soft_targets import SoftTargetArguments
 from trainer_ext.adapters import check_whole, count_linear_classes, load_peft_config, load_student
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from data_builders.build import DataArguments
+from data_builders.arguments import DataArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.parser import RecipeParser
 

@@ -1,0 +1,80 @@
+"""Near duplicates of a stream of questions: the first is kept, later ones name it.
+
+MinHash signatures by datasketch propose, the true Jaccard similarity of words and word pairs decides. Seen questions
+lie in SQLite, not in memory: a million of them take no more memory than a thousand.
+"""
+
+import itertools
+import re
+import sqlite3
+from pathlib import Path
+
+from datasketch import MinHash, MinHashLSH
+
+SIGNATURE_LENGTH = 64
+# Pairs this much less alike are proposed too, so that a pair at the threshold is hardly ever missed.
+PROPOSE_FROM = 0.7
+COMMIT_EVERY = 1000
+
+
+class NearDuplicates:
+    """Questions seen so far.
+
+    Args:
+        file: of the database; it is made anew.
+        similarity: Jaccard similarity from which on two questions are the same.
+    """
+
+    def __init__(self, file: Path, similarity: float) -> None:
+        file.unlink(missing_ok=True)
+        self.similarity = similarity
+        lsh = MinHashLSH(threshold=PROPOSE_FROM * similarity, num_perm=SIGNATURE_LENGTH)
+        self._bands, self._rows = lsh.b, lsh.r
+        self._seen = 0
+        self._database = sqlite3.connect(file)
+        self._database.execute("PRAGMA synchronous=OFF")  # a scan that dies starts anew
+        self._database.execute("CREATE TABLE questions (number INTEGER PRIMARY KEY, id, question)")
+        self._database.execute("CREATE TABLE bands (band, hash, number)")
+        self._database.execute("CREATE INDEX by_hash ON bands (band, hash)")
+
+    def find(self, row_id: str, question: str) -> str | None:
+        """The id of an earlier question like this one; where there is none, this one is remembered."""
+        shingles = cut_shingles(question)
+        signature = MinHash(num_perm=SIGNATURE_LENGTH)
+        signature.update_batch([shingle.encode() for shingle in shingles])
+        hashes = [
+            signature.hashvalues[band * self._rows : (band + 1) * self._rows].tobytes()
+            for band in range(self._bands)
+        ]
+        for band, hashed in enumerate(hashes):
+            for other_id, other in self._database.execute(
+                "SELECT id, question FROM bands JOIN questions USING (number) WHERE band = ? AND hash = ?",
+                (band, hashed),
+            ):
+                if measure_overlap(shingles, cut_shingles(other)) >= self.similarity:
+                    return other_id
+        self._seen += 1
+        self._database.execute(
+            "INSERT INTO questions VALUES (?, ?, ?)", (self._seen, row_id, question)
+        )
+        self._database.executemany(
+            "INSERT INTO bands VALUES (?, ?, ?)",
+            [(band, hashed, self._seen) for band, hashed in enumerate(hashes)],
+        )
+        if self._seen % COMMIT_EVERY == 0:
+            self._database.commit()
+        return None
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def cut_shingles(question: str) -> set[str]:
+    """Words and pairs of neighbouring words; case and punctuation do not count."""
+    words = re.findall(r"[^\W_]+", question.lower())
+    return {*words, *(" ".join(pair) for pair in itertools.pairwise(words))}
+
+
+def measure_overlap(one: set[str], other: set[str]) -> float:
+    """Jaccard similarity; two questions without any word are alike."""
+    return len(one & other) / len(one | other) if one or other else 1.0

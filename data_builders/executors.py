@@ -1,0 +1,120 @@
+"""The same work on one process, several, or many machines: datatrove's executors, by one argument.
+
+Work is a function of rank and world size that takes every world-size-th shard. It is safe to run twice, and to kill.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data_builders.arguments import BuildArguments
+
+Share = Callable[[int, int], None]
+
+
+class Task:
+    """A share of the work as a step of a datatrove pipeline."""
+
+    def __init__(self, share: Share, machine: int, machines: int) -> None:
+        self.share, self.machine, self.machines = share, machine, machines
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        quieten()  # in every process that it is sent to
+
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        self.share(self.machine * world_size + rank, self.machines * world_size)
+        return data
+
+
+def run_shares(share: Share, arguments: BuildArguments, finish: Callable[[], None]) -> None:
+    """Run the whole of `share`, or this machine's part of it, then `finish`."""
+    machine, machines = arguments.parse_shard()
+    task = Task(share, machine, machines)
+    if arguments.executor == "local" and arguments.workers == 1:
+        task(None)
+    else:
+        EXECUTORS[arguments.executor](task, arguments, finish)
+    if arguments.executor != "slurm":
+        finish()
+
+
+def quieten() -> None:
+    """Leave the terminal to the progress bars; datatrove's own words are about its pipelines."""
+    from datatrove.utils.logging import logger
+
+    logger.disable("datatrove")
+
+
+def find_logs(arguments: BuildArguments, name: str) -> str:
+    return str(Path(arguments.data_dir).resolve() / "logs" / name)
+
+
+def run_locally(task: Task, arguments: BuildArguments, _: Callable[[], None]) -> None:
+    """`workers` processes of this machine."""
+    from datatrove.executor import LocalPipelineExecutor
+
+    quieten()
+    # Of several processes each has its share of the cores.
+    threads = str(max(1, (os.cpu_count() or 1) // arguments.workers))
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    LocalPipelineExecutor(
+        [task],
+        tasks=arguments.workers,
+        workers=arguments.workers,
+        logging_dir=find_logs(arguments, "local"),
+        skip_completed=False,
+        start_method="spawn",
+    ).run()
+
+
+def run_by_slurm(task: Task, arguments: BuildArguments, finish: Callable[[], None]) -> None:
+    """`workers` tasks of a Slurm cluster that shares the folders, then one that finishes."""
+    from datatrove.executor import SlurmPipelineExecutor
+
+    shared = dict(
+        time=arguments.slurm_time, partition=arguments.slurm_partition, skip_completed=False
+    )
+    work = SlurmPipelineExecutor(
+        [task],
+        tasks=arguments.workers,
+        job_name="build_data",
+        logging_dir=find_logs(arguments, "slurm"),
+        **shared,
+    )
+    SlurmPipelineExecutor(
+        [Finish(finish)],
+        tasks=1,
+        job_name="finish_data",
+        depends=work,
+        logging_dir=find_logs(arguments, "slurm_finish"),
+        **shared,
+    ).run()
+
+
+def run_by_ray(task: Task, arguments: BuildArguments, _: Callable[[], None]) -> None:
+    """`workers` tasks of a Ray cluster that shares the folders."""
+    from datatrove.executor import RayPipelineExecutor
+
+    RayPipelineExecutor(
+        [task],
+        tasks=arguments.workers,
+        workers=arguments.workers,
+        logging_dir=find_logs(arguments, "ray"),
+        skip_completed=False,
+    ).run()
+
+
+class Finish:
+    """The end of the work as a step of a datatrove pipeline."""
+
+    def __init__(self, finish: Callable[[], None]) -> None:
+        self.finish = finish
+
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        self.finish()
+        return data
+
+
+EXECUTORS = {"local": run_locally, "slurm": run_by_slurm, "ray": run_by_ray}

@@ -1,0 +1,47 @@
+"""From questions to checked speech: a data set that a run can train on, built once, by as many machines as there are.
+
+    questions -> filter -> teacher's answers -> speech -> recogniser -> parquet, card -> Hub
+
+With no arguments it makes one of the tiny lab's questions, on a bare CPU, in a minute or two:
+
+    python recipes/build_data.py
+    python recipes/build_data.py --config recipes/configs/data/open_orca.yaml
+
+A killed build goes on where it was; a second run does nothing; new voices redo speech and checks alone. Several
+machines that share `data_dir`: `--shard 0/4` to `--shard 3/4`, then once without; or `--executor slurm`.
+"""
+
+from pathlib import Path
+
+from data_builders.arguments import BuildArguments
+from data_builders.build import build_dataset
+from data_builders.calls import OutOfReach
+from data_builders.finish import read_manifest
+from data_builders.hub import push_dataset
+from data_builders.identity import identify_teacher
+from data_builders.pairs import load_finished
+from trainer_ext.parser import RecipeParser
+
+TINY_LAB = Path(__file__).parent / "configs" / "data" / "tiny.yaml"
+
+
+def main() -> None:
+    (arguments,) = RecipeParser((BuildArguments,), TINY_LAB).parse_args_and_config()
+    try:
+        folder = build_dataset(arguments, identify_teacher(arguments))
+    except (ValueError, OutOfReach) as error:
+        raise SystemExit(f"build_data.py: error: {error}") from error
+    manifest = read_manifest(folder)
+    if manifest is None:  # other machines, or a queue, are still at it
+        return
+    rows = ", ".join(f"{count} {split}" for split, count in manifest["rows"].items())
+    print(f"{folder}: {rows} rows")
+    if arguments.save_to_disk is not None:
+        load_finished(str(folder)).save_to_disk(arguments.save_to_disk)
+    if arguments.push_to_hub:
+        assert arguments.hub_dataset_id is not None
+        print(push_dataset(folder, arguments.hub_dataset_id, arguments.hub_private_repo))
+
+
+if __name__ == "__main__":
+    main()
