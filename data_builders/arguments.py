@@ -68,6 +68,7 @@ class DataArguments(PairArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.prompts = self.prompts or None  # --prompts "" unsets what a config says
         if (self.dataset_name is None) == (self.prompts is None):
             raise ValueError(
                 "set one of `dataset_name` (a finished data set) and `prompts` (questions to build from)"

@@ -90,8 +90,10 @@ def finish_dataset(
         "rows": {"kept": 0, **dict(sorted(outcomes.items()))},
     }
     kept_rows = {split: count for split, count in sorted(rows.items()) if count}
-    write_dataset_card(aside, arguments, teacher, kept_rows, counts, read_figures(aside))
-    manifest = {"build": key, "rows": kept_rows, "counts": counts, "files": files}
+    figures = read_figures(aside)
+    write_dataset_card(aside, arguments, teacher, kept_rows, counts, figures)
+    means = {column: round(float(values.mean()), 4) for column, values in figures.items()}
+    manifest = {"build": key, "rows": kept_rows, "means": means, "counts": counts, "files": files}
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
     aside.chmod(0o755)
     if folder.exists():

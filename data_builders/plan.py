@@ -159,7 +159,7 @@ def judge_prompts(
         if draw_number("sample", arguments.seed, row_id) >= arguments.sample_share:
             continue
         reason, spoken = judge.judge(prompt, row_id, number)
-        if reason is None:
+        if reason is None and prompt["split"] == "train":
             prompt["channels"] = draw.choose(row_id) or prompt["channels"]
         yield prompt, row_id, spoken, reason
     judge.close()

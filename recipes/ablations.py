@@ -1,10 +1,12 @@
-"""The paper's questions asked of the tiny lab: every ablation under several seeds, one table.
+"""The paper's questions asked of the tiny lab: every variant under several seeds, one table.
 
     python recipes/ablations.py                          # five configs, three seeds: about an hour on two cores
     python recipes/ablations.py --configs tiny tiny_stored tiny_self          # the kinds of teacher
+    python recipes/ablations.py --study recipes/studies/wer_buckets.yaml      # what the data does
     python recipes/ablations.py --configs tiny_jsd tiny_reverse_kl --seeds 0
 
-Each run is `recipes/s2t_t2t.py` in a process of its own; a run whose report.json is there is not repeated.
+Each run is `recipes/s2t_t2t.py` in a process of its own, in a study on a data set of `recipes/build_data.py`; a run
+whose report.json is there is not repeated.
 """
 
 import argparse
@@ -12,7 +14,9 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from tqdm import tqdm
@@ -23,6 +27,17 @@ FIGURES = ("text", "speech", "gap", "forgetting")
 COSTS = {"peak_memory_gib": "memory, GiB", "seconds_per_step": "seconds a step"}
 
 
+@dataclass
+class Variant:
+    """One line of the table: a config, and in a study other arguments for its data and its training."""
+
+    name: str
+    config: str
+    data_config: str | None = None  # None: the run makes its own data
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -30,59 +45,115 @@ def main() -> None:
     parser.add_argument(
         "--configs", nargs="+", default=CONFIGS, metavar="NAME", help="names in recipes/configs"
     )
+    parser.add_argument("--study", type=Path, help="a file of recipes/studies instead of configs")
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablations"))
     arguments = parser.parse_args()
 
-    runs = [(name, seed) for seed in arguments.seeds for name in arguments.configs]
-    for name, seed in tqdm(runs, unit="run"):
-        run_once(name, seed, arguments.output_dir / f"{name}-{seed}")
-    table = make_table(arguments.configs, arguments.seeds, arguments.output_dir)
-    (arguments.output_dir / "table.md").write_text(table, encoding="utf-8")
+    variants, root = [Variant(name, name) for name in arguments.configs], arguments.output_dir
+    if arguments.study is not None:
+        variants, root = read_study(arguments.study), root / arguments.study.stem
+    for variant in variants:
+        build_data(variant, root)
+    for seed, variant in tqdm([(s, v) for s in arguments.seeds for v in variants], unit="run"):
+        run_once(variant, seed, root)
+    table = make_table(variants, arguments.seeds, root)
+    (root / "table.md").write_text(table, encoding="utf-8")
     print(table)
 
 
-def run_once(name: str, seed: int, folder: Path) -> None:
-    """One run of the recipe, its output in `folder`/log.txt; stops here if it fails."""
+def read_study(file: Path) -> list[Variant]:
+    """The variants of a study: what all have in common, and what each does otherwise."""
+    study = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return [
+        Variant(
+            name,
+            study["config"],
+            study["data_config"],
+            {**study.get("data", {}), **(own.get("data") or {})},
+            {**study.get("training", {}), **(own.get("training") or {})},
+        )
+        for name, own in study["variants"].items()
+    ]
+
+
+def build_data(variant: Variant, root: Path) -> None:
+    """The variant's data set, if it has one of its own; what another variant has made is not made again."""
+    if variant.data_config is not None:
+        config = RECIPES / "configs" / "data" / f"{variant.data_config}.yaml"
+        folder = root / "data" / variant.name
+        call("build_data.py", config, folder, variant.data, root / f"{variant.name}-data.txt")
+
+
+def run_once(variant: Variant, seed: int, root: Path) -> None:
+    """One run of the recipe, its output in log.txt of its folder; stops here if it fails."""
+    folder = root / f"{variant.name}-{seed}"
     if (folder / "report.json").exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    config = RECIPES / "configs" / f"{name}.yaml"
+    config = RECIPES / "configs" / f"{variant.config}.yaml"
+    training = {**variant.training, "seed": seed}
+    if variant.data_config is not None:
+        training.update(prompts="", dataset_name=str(root / "data" / variant.name))
     scripts = ["s2t_t2t.py"]
     if yaml.safe_load(config.read_text(encoding="utf-8")).get("teacher_kind") == "stored":
         scripts.insert(0, "cache_teacher.py")  # does nothing when it is there
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        for script in scripts:
-            command = [sys.executable, str(RECIPES / script), "--config", str(config)]
-            done = subprocess.run(
-                [*command, "--seed", str(seed), "--output_dir", str(folder)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            if done.returncode != 0:
-                raise SystemExit(
-                    f"{name} with seed {seed} failed; its last words are in {folder / 'log.txt'}"
-                )
+    for script in scripts:
+        call(script, config, folder, training, folder / "log.txt")
 
 
-def make_table(configs: list[str], seeds: list[int], folder: Path) -> str:
-    """Markdown: mean and spread (standard deviation) over the seeds of every config's scores, in percent, and costs."""
+def call(script: str, config: Path, folder: Path, arguments: dict[str, Any], log: Path) -> None:
+    """Run a recipe in a process of its own."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(RECIPES / script), "--config", str(config)]
+    command += ["--output_dir", str(folder)]
+    for name, value in arguments.items():
+        values = value if isinstance(value, list) else [value]
+        command += [f"--{name}", *map(str, values)]
+    with log.open("a", encoding="utf-8") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        raise SystemExit(f"{script} failed; its last words are in {log}")
+
+
+def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
+    """Markdown: mean and spread (standard deviation) over the seeds of every variant's scores, and costs."""
+    data_figures = read_data_figures(variants, root)
+    columns = (*FIGURES, *COSTS.values(), *next(iter(data_figures.values())))
     lines = [
-        f"| exact answers, percent ({len(seeds)} seeds) | {' | '.join((*FIGURES, *COSTS.values()))} |",
-        "|---|" + "---|" * (len(FIGURES) + len(COSTS)),
+        f"| exact answers, percent ({len(seeds)} seeds) | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
     ]
-    for name in configs:
+    for variant in variants:
         reports = [
-            json.loads((folder / f"{name}-{seed}" / "report.json").read_text()) for seed in seeds
+            json.loads((root / f"{variant.name}-{seed}" / "report.json").read_text())
+            for seed in seeds
         ]
-        if name == configs[0]:
+        if variant is variants[0]:
             before = reports[0]["before"]["all"]
             cells = [f"{before[key]:.1f}" for key in FIGURES]
-            lines.append(f"| untouched student | {' | '.join(cells)} |{' |' * len(COSTS)}")
+            lines.append(
+                f"| untouched student | {' | '.join(cells)} |{' |' * (len(columns) - len(FIGURES))}"
+            )
         cells = [describe([report["after"]["all"][key] for report in reports]) for key in FIGURES]
         cells += [f"{statistics.mean(report[key] for report in reports):.3g}" for key in COSTS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells += data_figures[variant.name].values()
+        lines.append(f"| {variant.name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def read_data_figures(variants: list[Variant], root: Path) -> dict[str, dict[str, str]]:
+    """Training rows of every variant's data set, and how well its speech was understood."""
+    figures: dict[str, dict[str, str]] = {}
+    for variant in variants:
+        figures[variant.name] = {}
+        if variant.data_config is not None:
+            manifest = json.loads((root / "data" / variant.name / "manifest.json").read_text())
+            heard = "noisy_wer" if "noisy_wer" in manifest["means"] else "wer"
+            figures[variant.name] = {
+                "training rows": str(manifest["rows"]["train"]),
+                "word error rate": f"{manifest['means'].get(heard, float('nan')):.2f}",
+            }
+    return figures
 
 
 def describe(values: list[float]) -> str:
