@@ -30,7 +30,9 @@ class NearDuplicates:
         self.similarity = similarity
         lsh = MinHashLSH(threshold=PROPOSE_FROM * similarity, num_perm=SIGNATURE_LENGTH)
         self._bands, self._rows = lsh.b, lsh.r
-        self._permutations = MinHash(num_perm=SIGNATURE_LENGTH).permutations
+        self._signature = MinHash(
+            num_perm=SIGNATURE_LENGTH
+        )  # used again and again: it is dear to make
         self._seen = 0
         self._database = sqlite3.connect(file)
         self._database.execute("PRAGMA synchronous=OFF")  # a scan that dies starts anew
@@ -41,10 +43,11 @@ class NearDuplicates:
     def find(self, row_id: str, question: str) -> str | None:
         """The id of an earlier question like this one; where there is none, this one is remembered."""
         shingles = cut_shingles(question)
-        signature = MinHash(num_perm=SIGNATURE_LENGTH, permutations=self._permutations)
-        signature.update_batch([shingle.encode() for shingle in shingles])
+        self._signature.clear()
+        self._signature.update_batch([shingle.encode() for shingle in sorted(shingles)])
+        values = self._signature.hashvalues
         hashes = [
-            signature.hashvalues[band * self._rows : (band + 1) * self._rows].tobytes()
+            values[band * self._rows : (band + 1) * self._rows].tobytes()
             for band in range(self._bands)
         ]
         for band, hashed in enumerate(hashes):

@@ -5,12 +5,15 @@ Work is a function of rank and world size that takes every world-size-th shard. 
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_builders.arguments import BuildArguments
 
 Share = Callable[[int, int], None]
+# Of this process, before it takes its share; Linux alone tells.
+ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 class Task:
@@ -56,17 +59,25 @@ def run_locally(task: Task, arguments: BuildArguments, _: Callable[[], None]) ->
     from datatrove.executor import LocalPipelineExecutor
 
     quieten()
-    # Of several processes each has its share of the cores.
-    threads = str(max(1, (os.cpu_count() or 1) // arguments.workers))
-    os.environ.setdefault("OMP_NUM_THREADS", threads)
     LocalPipelineExecutor(
-        [task],
+        [partial(run_on_own_cores, task)],
         tasks=arguments.workers,
         workers=arguments.workers,
         logging_dir=find_logs(arguments, "local"),
         skip_completed=False,
         start_method="spawn",
     ).run()
+
+
+def run_on_own_cores(task: Task, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+    """Run on this rank's share of the cores.
+
+    A worker and its engine's processes take turns; left to the scheduler they chase each other over all cores, and two
+    workers speak 1.6 times as much as one instead of twice.
+    """
+    if ALL_CORES and len(ALL_CORES) >= world_size:
+        os.sched_setaffinity(0, ALL_CORES[rank::world_size])
+    return task(data, rank, world_size)
 
 
 def run_by_slurm(task: Task, arguments: BuildArguments, finish: Callable[[], None]) -> None:

@@ -86,8 +86,8 @@ OTHER_TASKS = (
 )
 
 
-def make_rows(count: int, seed: int = 0) -> Iterator[tuple[dict[str, str], bool]]:
-    """Rows, each with whether its question can be asked aloud; a near duplicate of one that can counts as not."""
+def make_rows(count: int, seed: int = 0) -> Iterator[tuple[dict[str, str], str]]:
+    """Rows, each with "yes" if its question can be asked aloud, "no" if not, "again" if it was there before."""
     rng = random.Random(seed)
     labelled = [line.rstrip("\n").split("\t") for line in LABELS.read_text().splitlines()]
     told: list[str] = []
@@ -96,23 +96,23 @@ def make_rows(count: int, seed: int = 0) -> Iterator[tuple[dict[str, str], bool]
         kind = rng.random()
         if number < len(labelled):
             label, _, question = labelled[number]
-            question, speakable = question.replace("\\n", "\n"), label == "yes"
+            question = question.replace("\\n", "\n")
         elif kind < 0.25:
-            question, speakable = fill(rng, rng.choice(ASKED)), True
+            question, label = fill(rng, rng.choice(ASKED)), "yes"
         elif kind < 0.30 and told:
-            question, speakable = rng.choice(told).upper().replace("?", " ?"), False
+            question, label = rng.choice(told).upper().replace("?", " ?"), "again"
         elif kind < 0.32:
-            question, speakable = "", False
+            question, label = "", "no"
         elif kind < 0.42:
-            question, speakable = fill(rng, rng.choice(FOREIGN)), False
+            question, label = fill(rng, rng.choice(FOREIGN)), "no"
         elif kind < 0.55:
-            question, speakable = fill(rng, rng.choice(CODE)), False
+            question, label = fill(rng, rng.choice(CODE)), "no"
         else:
             text = " ".join(fill(rng, rng.choice(SENTENCES)) for _ in range(rng.randint(3, 12)))
-            question, speakable = fill(rng, rng.choice(OTHER_TASKS), text), False
-        if speakable and question in seen:
-            speakable = False
-        if speakable:
+            question, label = fill(rng, rng.choice(OTHER_TASKS), text), "no"
+        if label == "yes" and question in seen:
+            label = "again"
+        if label == "yes":
             told.append(question)
             seen.add(question)
         source = rng.choice(("flan", "niv", "t0", "cot"))
@@ -123,7 +123,7 @@ def make_rows(count: int, seed: int = 0) -> Iterator[tuple[dict[str, str], bool]
                 "question": question,
                 "response": f"That depends on {rng.choice(THINGS)}.",
             },
-            speakable,
+            label,
         )
 
 
@@ -136,11 +136,11 @@ def fill(rng: random.Random, template: str, text: str = "") -> str:
     )  # fmt: skip
 
 
-def write_rows(file: Path, count: int, seed: int = 0) -> list[bool]:
-    """A JSONL file of rows; returns which can be asked aloud."""
+def write_rows(file: Path, count: int, seed: int = 0) -> list[str]:
+    """A JSONL file of rows; returns their labels."""
     labels = []
     with file.open("w", encoding="utf-8") as stream:
-        for row, speakable in make_rows(count, seed):
+        for row, label in make_rows(count, seed):
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            labels.append(speakable)
+            labels.append(label)
     return labels

@@ -1,0 +1,174 @@
+"""The whole pipeline on rows in Open-Orca's format: what is kept, rows a second, memory, and what workers bring.
+
+    python tests/benchmarks/pipeline.py                                   # 5,000 rows through all stages, two workers
+    python tests/benchmarks/pipeline.py --rows 1000 5000 20000 --stages speech    # is memory flat?
+    python tests/benchmarks/pipeline.py --workers 1 2 4 --stages speech           # and is it the same data set?
+
+Memory is the largest resident set of any one process of the build; every build is a process tree of its own.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from data_builders.speakability import SpeakabilityFilter  # noqa: E402
+from tests.open_orca import make_rows, write_rows  # noqa: E402
+
+STAGE_SETTINGS = {
+    "checks": ["--recogniser", "closed_set"],
+    "answers": ["--teacher_model_name_or_path", str(ROOT / "recipes" / "tiny_lab" / "teacher")],
+}
+WITHOUT = {"checks": ["--recogniser", "none"], "answers": []}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[5000])
+    parser.add_argument("--workers", type=int, nargs="+", default=[2])
+    parser.add_argument(
+        "--stages", nargs="+", default=["answers", "speech", "checks"], metavar="STAGE"
+    )
+    arguments = parser.parse_args()
+    print("| rows | workers | kept | seconds | rows a second of each stage | MiB | digest |")
+    print("|---|---|---|---|---|---|---|")
+    for rows in arguments.rows:
+        for workers in arguments.workers:
+            run(rows, workers, arguments.stages)
+    judge(arguments.rows[-1])
+
+
+def run(rows: int, workers: int, stages: list[str]) -> None:
+    """One build, from nothing; a line of the table."""
+    folder = Path(tempfile.mkdtemp())
+    write_rows(folder / "orca.jsonl", rows)
+    command = [
+        sys.executable,
+        str(ROOT / "recipes" / "build_data.py"),
+        "--prompts",
+        str(folder / "orca.jsonl"),
+    ]
+    command += [
+        "--columns",
+        "system=system_prompt",
+        "gold_response=response",
+        "--max_shard_size",
+        "5MB",
+    ]
+    command += [
+        "--data_dir",
+        str(folder / "data"),
+        "--output_dir",
+        str(folder / "made"),
+        "--workers",
+        str(workers),
+    ]
+    command += ["--config", str(write_config(folder)), "--near_duplicates", "0.95"]
+    for stage, settings in STAGE_SETTINGS.items():
+        command += settings if stage in stages else WITHOUT[stage]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    peak = PeakMemory(process.pid)
+    output = process.communicate()[0]
+    seconds, memory = time.monotonic() - started, peak.stop()
+    if process.returncode != 0:
+        raise SystemExit(output[-2000:])
+    manifest = json.loads((folder / "made" / "manifest.json").read_text())
+    print(
+        f"| {rows} | {workers} | {sum(manifest['rows'].values())} | {seconds:.0f} | {read_speeds(output)} | "
+        f"{memory:.0f} | {hash_files(folder / 'made')} |",
+        flush=True,
+    )
+    shutil.rmtree(folder)
+
+
+def write_config(folder: Path) -> Path:
+    """The defaults, said so."""
+    file = folder / "config.yaml"
+    file.write_text(
+        "answer_max_new_tokens: 24\ntrain_voices: [en-us/160/45, en-gb-x-rp+f2/160/65, en-029]\n"
+    )
+    return file
+
+
+def read_speeds(output: str) -> str:
+    """The last word of every progress bar: of one worker of several."""
+    speeds = {}
+    for bar in re.split(r"[\r\n]", output):
+        if told := re.match(r"(\w+):.*[, ]([\d.]+)(row/s|s/row)\]", bar):
+            rate = float(told[2]) if told[3] == "row/s" else 1 / float(told[2])
+            speeds[told[1]] = f"{told[1]} {rate:.0f}"
+    return ", ".join(speeds.values())
+
+
+def hash_files(folder: Path) -> str:
+    """Names the rows of a data set."""
+    digest = hashlib.sha256()
+    for file in sorted((folder / "data").glob("*")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+class PeakMemory(threading.Thread):
+    """Watches a process and its children."""
+
+    def __init__(self, root: int) -> None:
+        super().__init__(daemon=True)
+        self._root, self._over, self._peak = root, False, 0.0
+        self.start()
+
+    def run(self) -> None:
+        while not self._over:
+            for process in self._find(self._root):
+                status = Path(f"/proc/{process}/status")
+                try:
+                    found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
+                except OSError:
+                    continue
+                self._peak = max(self._peak, int(found[1]) / 1024 if found else 0.0)
+            time.sleep(0.2)
+
+    def _find(self, process: int) -> list[int]:
+        try:
+            children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        except OSError:
+            return []
+        return [process, *(below for child in children for below in self._find(int(child)))]
+
+    def stop(self) -> float:
+        self._over = True
+        self.join()
+        return self._peak
+
+
+def judge(rows: int) -> None:
+    """Precision and recall of the filter on the generated rows, near duplicates apart."""
+    judge = SpeakabilityFilter(60, 25.0)
+    told = [
+        (judge.find_reason(row["question"].strip()) is None, label == "yes")
+        for row, label in make_rows(rows)
+        if label != "again"
+    ]
+    right = sum(kept and label for kept, label in told)
+    kept, speakable = sum(kept for kept, _ in told), sum(label for _, label in told)
+    print(
+        f"filter on {len(told)} rows: precision {right / kept:.3f}, recall {right / speakable:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Servers for tests: real processes behind real HTTP, and a proxy that fails as real ones do."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 120
+
+
+def find_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class ServerProcess:
+    """A program that serves HTTP on a port, while the `with` block lasts.
+
+    Attributes:
+        url: of its OpenAI-compatible interface.
+    """
+
+    def __init__(self, command: list[str], port: int, ready: str) -> None:
+        self.command, self.port, self.ready = command, port, ready
+        self.url = f"http://127.0.0.1:{port}/v1"
+
+    def __enter__(self) -> "ServerProcess":
+        self.process = subprocess.Popen(
+            self.command, cwd=ROOT, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            assert self.process.poll() is None, f"{self.command} ended"
+            assert time.monotonic() < deadline, f"{self.command} does not answer"
+            time.sleep(0.2)
+        return self
+
+    def answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", self.ready)
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def kill(self) -> None:
+        """kill -9, with all it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def __exit__(self, *_: Any) -> None:
+        self.kill()
+
+
+def serve_teacher(model: str) -> ServerProcess:
+    """`transformers serve`, which speaks OpenAI's interface."""
+    port = find_port()
+    program = [str(Path(sys.executable).with_name("transformers")), "serve", model]
+    return ServerProcess([*program, "--port", str(port), "--device", "cpu"], port, "/health")
+
+
+def serve_speech(*arguments: str) -> ServerProcess:
+    """The speech service with espeak-ng behind it."""
+    port = find_port()
+    script = str(ROOT / "recipes" / "speech_service" / "serve.py")
+    command = [sys.executable, script, "--model", "espeak", "--port", str(port), *arguments]
+    return ServerProcess(command, port, "/v1/models")
+
+
+class Proxy:
+    """Passes requests on to a server, but for those that `decide` answers with a status of its own.
+
+    Attributes:
+        requests: how many came.
+    """
+
+    def __init__(self, target: str, decide: Any) -> None:
+        self.requests = 0
+        host, proxy = urlparse(target).netloc, self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                proxy.requests += 1
+                status = decide(proxy.requests, body)
+                if status is not None:
+                    self.answer(status, b'{"error": {"message": "told to fail"}}')
+                    return
+                connection = http.client.HTTPConnection(host, timeout=60)
+                try:
+                    connection.request(
+                        "POST", self.path, body, {"Content-Type": "application/json"}
+                    )
+                    told = connection.getresponse()
+                    self.answer(told.status, told.read())
+                except OSError:
+                    self.close_connection = True
+                finally:
+                    connection.close()
+
+            def answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Retry-After", "0")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> "Proxy":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._server.shutdown()
+        self._server.server_close()
