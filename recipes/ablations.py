@@ -120,7 +120,7 @@ def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
     data_figures = read_data_figures(variants, root)
     columns = (*FIGURES, *COSTS.values(), *next(iter(data_figures.values())))
     lines = [
-        f"| exact answers, percent ({len(seeds)} seeds) | {' | '.join(columns)} |",
+        f"| exact answers, percent (seeds: {len(seeds)}) | {' | '.join(columns)} |",
         "|---|" + "---|" * len(columns),
     ]
     for variant in variants:
@@ -157,8 +157,8 @@ def read_data_figures(variants: list[Variant], root: Path) -> dict[str, dict[str
 
 
 def describe(values: list[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def show(folder: str, k: int, made: dict[str, Any]) -> None:
     )
     print(
         f"soft targets in {folder}: {made['rows']} rows ({made['scored']} scored now), {made['tokens']} tokens, "
-        f"{made['bytes_per_token']:.0f} bytes a token ({made['bytes_per_kept_id']:.2f} a kept id)\n"
+        f"{made['bytes_per_token']:.0f} kB per 1,000 tokens ({made['bytes_per_kept_id']:.2f} bytes a kept id)\n"
         f"mass of the {k} kept ids: {mass}"
     )
 

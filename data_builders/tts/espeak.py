@@ -1,7 +1,7 @@
 """espeak-ng: formant synthesis, small, fast and exact; the engine that needs no download.
 
 A voice is written `variant[/words_per_minute[/pitch]]`: "en-us", "en-gb-scotland+f2/150/40". Both ways to run it give
-the same interface: the library of the package `espeakng-loader` in a helper process (98 utterances a second on
+the same interface: the library of the package `espeakng-loader` in a helper process (210 short clips a second on
 one core), or the system's `espeak-ng` program, one process per utterance.
 """
 

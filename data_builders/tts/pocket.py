@@ -1,7 +1,7 @@
 """Kyutai's Pocket TTS: a neural voice of 100 million parameters that runs on a CPU and clones a voice from a clip.
 
 `pip install pocket-tts`; weights come from the Hub. A voice is one of its names ("alba"), or a clip's path or URL. The
-model samples: the seed is a function of text and voice, so that equal calls give equal clips.
+model samples: the seed is a function of text and voice, so that equal calls give equal clips, but for the last bit.
 """
 
 import numpy as np

@@ -56,7 +56,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_table(shared, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run([sys.executable], "cache_teacher.py", [*shared, "--soft_targets", str(whole)])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "bytes a token" in done.stdout
+    assert "kB per 1,000 tokens" in done.stdout
     assert "64 kept ids" in done.stdout
     in_all = read_scored(done.stdout)
 
@@ -96,7 +96,7 @@ def test_two_processes_share_the_rows_and_a_run_trains_on_what_they_made(shared,
     torchrun = ["torchrun", "--standalone", "--nproc_per_node", "2"]
     made = run(torchrun, "cache_teacher.py", stored)
     assert made.returncode == 0, made.stderr[-3000:]
-    assert made.stdout.count("bytes a token") == 1
+    assert made.stdout.count("kB per 1,000 tokens") == 1
     journals = sorted((tmp_path / "table.journal").glob("*.sqlite"))
     assert [count_scored(journal) > 10 for journal in journals] == [True, True]
 
