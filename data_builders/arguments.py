@@ -159,13 +159,20 @@ class BuildArguments(PairArguments):
     # Where it is done
     workers: int = option(1, "Processes on this machine.")
     shard: str = option(
-        "0/1", "i/N: this machine's share of the shards; then once without it to finish."
+        "0/1",
+        "i/N: this machine's share of the shards, every machine with as many workers; once without it finishes.",
     )
     executor: str = option("local", "datatrove's executor: local, slurm or ray.")
     slurm_partition: str = option("gpu", "With executor slurm.")
     slurm_time: str = option("24:00:00", "With executor slurm, of one task.")
+    task_cpus: int = option(1, "With executor slurm or ray, of one of the `workers`.")
+    task_memory_gb: int = option(8, "Likewise.")
+    task_gpus: int = option(0, "Likewise.")
     skip_failed: bool = option(
         False, "Finish without the rows that an engine or a server failed on time and again."
+    )
+    retry_failed: bool = option(
+        False, "Ask again for the rows of a finished data set that failed or were refused."
     )
 
     # Where it goes
@@ -197,6 +204,12 @@ class BuildArguments(PairArguments):
             raise ValueError(f"executor is one of {', '.join(EXECUTORS)}, got {self.executor!r}")
         if (self.speech_engine == "server") != (self.speech_server is not None):
             raise ValueError("speech_engine server and speech_server (its URL) go together")
+        if self.speech_server is not None and not self.speech_model:
+            raise ValueError(
+                "speech_server needs speech_model: its name tells these clips from another model's"
+            )
+        if unclear := [entry for entry in self.licenses if "=" not in entry]:
+            raise ValueError(f"licenses: write source=licence, got {unclear[0]!r}")
         if self.teacher_server is not None and self.teacher_model_name_or_path is None:
             raise ValueError("teacher_server needs teacher_model_name_or_path: which of its models")
         if len(self.noise_snr_db) != 2 or self.noise_snr_db[0] > self.noise_snr_db[1]:

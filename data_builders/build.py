@@ -4,6 +4,7 @@ Every stage asks the journals first, so a second run does no work, a killed run 
 redo speech and checks alone. What a folder was made from is in its manifest.
 """
 
+import fcntl
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +18,16 @@ from rich.table import Table
 from data_builders.arguments import BuildArguments
 from data_builders.executors import run_shares
 from data_builders.finish import find_unfinished, finish_dataset, read_manifest
+from data_builders.finished import hand_on
 from data_builders.journal import content_key
+from data_builders.noise import check_effects
 from data_builders.plan import Plan, identify_plan, make_plan
-from data_builders.shards import finish_shard, write_whole
+from data_builders.shards import ASK_AGAIN, finish_shard
+from data_builders.speech import find_engine
+from data_builders.speech_check import find_recogniser
 from data_builders.stages import Failure, Work
 from data_builders.targets import Answerer
+from data_builders.whole_files import write_whole
 
 if TYPE_CHECKING:  # transformers is needed only to answer
     from transformers import PreTrainedModel
@@ -33,8 +39,8 @@ def build_dataset(
     arguments: BuildArguments,
     teacher: str | None,
     load_teacher: "Callable[[], PreTrainedModel] | None" = None,
-) -> Path:
-    """Build the data set unless it is there; returns its folder.
+) -> Path | None:
+    """Build the data set unless it is there; returns its folder, or None while other machines or a queue are at it.
 
     Args:
         teacher: identity of who answers; None where nobody does.
@@ -43,17 +49,42 @@ def build_dataset(
     Raises:
         ValueError: bad questions or arguments, no row left, or rows that failed; what is finished is kept.
     """
-    folder = Path(arguments.output_dir)
+    check_names(arguments)
+    folder, root = Path(arguments.output_dir), Path(arguments.data_dir).resolve()
     key = identify_build(arguments, teacher)
-    found = read_manifest(folder)
-    if found is not None and found["build"] == key:
+    shards = root / "shards" / key
+    if arguments.retry_failed:
+        forget_failed(shards)
+    elif is_built(folder, key):
+        hand_on(folder, arguments)
         return folder
-    plan = make_plan(arguments)
-    build = Build(
-        arguments, plan, Path(arguments.data_dir) / "shards" / key, key, teacher, load_teacher
-    )
-    run_shares(build.do_share, arguments, build.finish)
-    return folder
+    build = Build(arguments, make_plan(arguments), shards, key, teacher, load_teacher)
+    run_shares(build.do_share, arguments, build.finish, shards / "logs")
+    return folder if is_built(folder, key) else None
+
+
+def is_built(folder: Path, key: str) -> bool:
+    """Whether the folder holds this very data set, whole."""
+    found = read_manifest(folder)
+    return found is not None and found["build"] == key
+
+
+def check_names(arguments: BuildArguments) -> None:
+    """Refuse engines, recognisers and effects that nobody knows, before anything is made for them."""
+    find_engine(arguments)
+    if arguments.recogniser != "none":
+        find_recogniser(arguments)
+    check_effects(arguments.noise)
+
+
+def forget_failed(shards: Path) -> None:
+    """Take the finished shards apart that lack rows which a mended engine or server may give."""
+    for done in shards.glob("*.json"):
+        content = json.loads(done.read_text())
+        if "counts" in content and any(
+            reason.startswith(ASK_AGAIN) for reason in content["counts"]
+        ):
+            done.unlink()
 
 
 @dataclass
@@ -134,8 +165,18 @@ class Build:
                 )
                 return
             raise ValueError(f"{len(unfinished)} shards are not finished: run this again")
-        manifest = finish_dataset(self.arguments, self.plan, self.shards, self.key, self.teacher)
-        show_counts(manifest["counts"])
+        folder = Path(self.arguments.output_dir)
+        with (self.shards / "finish.lock").open("w") as lock:
+            fcntl.flock(
+                lock, fcntl.LOCK_EX
+            )  # of machines that come to the end together, one finishes
+            if is_built(folder, self.key) and not self.arguments.retry_failed:
+                return
+            manifest = finish_dataset(
+                self.arguments, self.plan, self.shards, self.key, self.teacher
+            )
+            show_counts(manifest["counts"])
+            hand_on(folder, self.arguments)
 
     def read_failures(self, unfinished: set[str]) -> list[Failure]:
         """What failed in shards that are not finished, in every process's report."""
@@ -143,7 +184,8 @@ class Build:
             json.loads(file.read_text()) for file in sorted(self.shards.glob("failed-*.json"))
         ]
         failures = [Failure(**entry) for report in reports for entry in report]
-        return [failure for failure in failures if failure.shard in unfinished]
+        latest = {(f.shard, f.stage, f.row): f for f in failures if f.shard in unfinished}
+        return list(latest.values())
 
 
 def show_counts(counts: dict[str, dict[str, int]]) -> None:

@@ -3,6 +3,7 @@
 Work is a function of rank and world size that takes every world-size-th shard. It is safe to run twice, and to kill.
 """
 
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -31,14 +32,20 @@ class Task:
         return data
 
 
-def run_shares(share: Share, arguments: BuildArguments, finish: Callable[[], None]) -> None:
-    """Run the whole of `share`, or this machine's part of it, then `finish`."""
+def run_shares(
+    share: Share, arguments: BuildArguments, finish: Callable[[], None], logs: Path
+) -> None:
+    """Run the whole of `share`, or this machine's part of it, then `finish`.
+
+    Args:
+        logs: folder of this build's logs, and of what a queue is told to run.
+    """
     machine, machines = arguments.parse_shard()
     task = Task(share, machine, machines)
     if arguments.executor == "local" and arguments.workers == 1:
         task(None)
     else:
-        EXECUTORS[arguments.executor](task, arguments, finish)
+        EXECUTORS[arguments.executor](task, arguments, finish, logs / arguments.executor)
     if arguments.executor != "slurm":
         finish()
 
@@ -50,11 +57,7 @@ def quieten() -> None:
     logger.disable("datatrove")
 
 
-def find_logs(arguments: BuildArguments, name: str) -> str:
-    return str(Path(arguments.data_dir).resolve() / "logs" / name)
-
-
-def run_locally(task: Task, arguments: BuildArguments, _: Callable[[], None]) -> None:
+def run_locally(task: Task, arguments: BuildArguments, _: Callable[[], None], logs: Path) -> None:
     """`workers` processes of this machine."""
     from datatrove.executor import LocalPipelineExecutor
 
@@ -63,7 +66,7 @@ def run_locally(task: Task, arguments: BuildArguments, _: Callable[[], None]) ->
         [partial(run_on_own_cores, task)],
         tasks=arguments.workers,
         workers=arguments.workers,
-        logging_dir=find_logs(arguments, "local"),
+        logging_dir=str(logs),
         skip_completed=False,
         start_method="spawn",
     ).run()
@@ -80,7 +83,9 @@ def run_on_own_cores(task: Task, data: Any, rank: int = 0, world_size: int = 1) 
     return task(data, rank, world_size)
 
 
-def run_by_slurm(task: Task, arguments: BuildArguments, finish: Callable[[], None]) -> None:
+def run_by_slurm(
+    task: Task, arguments: BuildArguments, finish: Callable[[], None], logs: Path
+) -> None:
     """`workers` tasks of a Slurm cluster that shares the folders, then one that finishes."""
     from datatrove.executor import SlurmPipelineExecutor
 
@@ -91,7 +96,10 @@ def run_by_slurm(task: Task, arguments: BuildArguments, finish: Callable[[], Non
         [task],
         tasks=arguments.workers,
         job_name="build_data",
-        logging_dir=find_logs(arguments, "slurm"),
+        logging_dir=str(logs),
+        cpus_per_task=arguments.task_cpus,
+        mem_per_cpu_gb=math.ceil(arguments.task_memory_gb / arguments.task_cpus),
+        gpus_per_task=arguments.task_gpus,
         **shared,
     )
     SlurmPipelineExecutor(
@@ -99,12 +107,13 @@ def run_by_slurm(task: Task, arguments: BuildArguments, finish: Callable[[], Non
         tasks=1,
         job_name="finish_data",
         depends=work,
-        logging_dir=find_logs(arguments, "slurm_finish"),
+        logging_dir=f"{logs}_finish",
+        mem_per_cpu_gb=arguments.task_memory_gb,
         **shared,
     ).run()
 
 
-def run_by_ray(task: Task, arguments: BuildArguments, _: Callable[[], None]) -> None:
+def run_by_ray(task: Task, arguments: BuildArguments, _: Callable[[], None], logs: Path) -> None:
     """`workers` tasks of a Ray cluster that shares the folders."""
     from datatrove.executor import RayPipelineExecutor
 
@@ -112,7 +121,10 @@ def run_by_ray(task: Task, arguments: BuildArguments, _: Callable[[], None]) -> 
         [task],
         tasks=arguments.workers,
         workers=arguments.workers,
-        logging_dir=find_logs(arguments, "ray"),
+        logging_dir=str(logs),
+        cpus_per_task=arguments.task_cpus,
+        mem_per_cpu_gb=arguments.task_memory_gb / arguments.task_cpus,
+        gpus_per_task=arguments.task_gpus,
         skip_completed=False,
     ).run()
 

@@ -58,7 +58,7 @@ def finish_dataset(
     """
     folder = Path(arguments.output_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left_by_a_kill in folder.parent.glob(f"{folder.name}.*.partial"):
+    for left_by_a_kill in folder.parent.glob(f"{folder.name}.????????.partial*"):
         shutil.rmtree(left_by_a_kill)
     aside = Path(mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
     rows: collections.Counter[str] = collections.Counter()
@@ -98,7 +98,7 @@ def finish_dataset(
     aside.chmod(0o755)
     if folder.exists():
         read_manifest(folder)  # refuses what is not ours
-        replaced = aside.with_name(f"{aside.name}.replaced.partial")
+        replaced = aside.with_name(f"{aside.name}.replaced")
         folder.rename(replaced)
         aside.rename(folder)
         shutil.rmtree(replaced)

@@ -33,17 +33,18 @@ def name_noise(arguments: BuildArguments) -> str:
     return ", ".join(names.get(name, name) for name in arguments.noise)
 
 
-class Noise:
-    """The chain of effects that the arguments name.
+def check_effects(effects: list[str]) -> None:
+    """Refuse an effect that nobody knows."""
+    for name in effects:
+        if name not in EFFECTS:
+            raise ValueError(f"noise: unknown effect {name!r}; known are {', '.join(EFFECTS)}")
 
-    Raises:
-        ValueError: an effect that nobody knows.
-    """
+
+class Noise:
+    """The chain of effects that the arguments name."""
 
     def __init__(self, effects: list[str], snr_db: list[float]) -> None:
-        for name in effects:
-            if name not in EFFECTS:
-                raise ValueError(f"noise: unknown effect {name!r}; known are {', '.join(EFFECTS)}")
+        check_effects(effects)
         self._effects = [EFFECTS[name](snr_db) for name in effects]
 
     def apply(self, samples: np.ndarray, key: str) -> np.ndarray:

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict
 
 from data_builders.arguments import BuildArguments, DataArguments, PairArguments
 from data_builders.build import build_dataset, identify_build
+from data_builders.finished import load_finished
 from data_builders.identity import identify_model
-from data_builders.schema import FEATURES
 
 if TYPE_CHECKING:  # transformers is needed only to answer
     from transformers import PreTrainedModel
@@ -51,23 +51,6 @@ def load_pairs(
     return loaded
 
 
-def load_finished(name: str) -> Any:
-    """A data set from a folder of this module or of `save_to_disk`, or from the Hub; speech undecoded."""
-    folder = Path(name)
-    if (folder / "data").is_dir():
-        files: dict[str, list[str]] = {}
-        for file in sorted((folder / "data").glob("*.parquet")):
-            files.setdefault(file.name.rsplit("-", 3)[0], []).append(str(file))
-        loaded = load_dataset("parquet", data_files=files)
-    else:
-        loaded = (load_from_disk if folder.is_dir() else load_dataset)(name)
-    if isinstance(loaded, DatasetDict):
-        for split, dataset in loaded.items():
-            for column in {"speech", "noisy_speech"} & set(dataset.column_names):
-                loaded[split] = loaded[split].cast_column(column, FEATURES[column])
-    return loaded
-
-
 def hear_another(dataset: Dataset, column: str) -> Dataset:
     """The data set with another recording in the place of `speech`; both are of one length."""
     return dataset.remove_columns("speech").rename_column(column, "speech")
@@ -97,4 +80,6 @@ def build_pairs(
         f"{identify_model(teacher_name_or_path, teacher_revision)} {teacher_precision}".rstrip()
     )
     build.output_dir = str(Path(arguments.data_dir) / identify_build(build, teacher))
-    return build_dataset(build, teacher, load_teacher)
+    folder = build_dataset(build, teacher, load_teacher)
+    assert folder is not None
+    return folder

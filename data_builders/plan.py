@@ -8,16 +8,16 @@ The folder appears by one rename. A scan that is killed starts anew: it costs mi
 """
 
 import collections
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, List, Value
 from tqdm import tqdm
@@ -27,6 +27,7 @@ from data_builders.journal import content_key
 from data_builders.prompts import Prompt, identify_prompts, read_prompts
 from data_builders.schema import FEATURES, make_row_id
 from data_builders.spoken_form import estimate_seconds, spell_out
+from data_builders.whole_files import ParquetFile
 
 PLANNED_FEATURES = Features(
     {
@@ -45,7 +46,6 @@ DROPPED_FEATURES = Features(
     }
 )
 FLAC_BYTES_A_SECOND = 19_700
-ROWS_PER_WRITE = 500
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -115,9 +115,12 @@ def write_plan(arguments: BuildArguments, folder: Path, quiet: bool) -> None:
     """Scan the source into an empty folder."""
     counts: collections.Counter[str] = collections.Counter()
     kept = ShardWriter(folder, arguments)
-    dropped = TableWriter(folder / "dropped.parquet", DROPPED_FEATURES)
-    with tqdm(desc="questions", unit="row", total=arguments.max_rows, disable=quiet) as progress:
-        for prompt, row_id, spoken, reason in judge_prompts(arguments, folder):
+    dropped = ParquetFile(folder / "dropped.parquet", DROPPED_FEATURES)
+    with (
+        tqdm(desc="questions", unit="row", total=arguments.max_rows, disable=quiet) as progress,
+        contextlib.closing(judge_prompts(arguments, folder)) as judged,
+    ):
+        for prompt, row_id, spoken, reason in judged:
             counts["read"] += 1
             if reason is not None:
                 counts[reason] += 1
@@ -146,7 +149,7 @@ def write_plan(arguments: BuildArguments, folder: Path, quiet: bool) -> None:
 
 def judge_prompts(
     arguments: BuildArguments, folder: Path
-) -> Iterator[tuple[Prompt, str, str, str | None]]:
+) -> Generator[tuple[Prompt, str, str, str | None], None, None]:
     """Every question of the sample with its id, its spoken form and, if it is to be dropped, the reason."""
     assert arguments.prompts is not None
     judge = Judge(arguments, folder)
@@ -154,15 +157,17 @@ def judge_prompts(
     prompts = read_prompts(
         arguments.prompts, arguments.prompts_split, arguments.prompts_revision, arguments.columns
     )
-    for number, prompt in enumerate(prompts):
-        row_id = make_row_id(prompt["source"], prompt["question"])
-        if draw_number("sample", arguments.seed, row_id) >= arguments.sample_share:
-            continue
-        reason, spoken = judge.judge(prompt, row_id, number)
-        if reason is None and prompt["split"] == "train":
-            prompt["channels"] = draw.choose(row_id) or prompt["channels"]
-        yield prompt, row_id, spoken, reason
-    judge.close()
+    try:
+        for number, prompt in enumerate(prompts):
+            row_id = make_row_id(prompt["source"], prompt["question"])
+            if draw_number("sample", arguments.seed, row_id) >= arguments.sample_share:
+                continue
+            reason, spoken = judge.judge(prompt, row_id, number)
+            if reason is None and prompt["split"] == "train":
+                prompt["channels"] = draw.choose(row_id) or prompt["channels"]
+            yield prompt, row_id, spoken, reason
+    finally:
+        judge.close()
 
 
 class Judge:
@@ -247,29 +252,6 @@ def draw_number(purpose: str, seed: int, row_id: str) -> float:
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
-class TableWriter:
-    """Rows into a parquet file, some at a time."""
-
-    def __init__(self, file: Path, features: Features) -> None:
-        self._schema = features.arrow_schema
-        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
-        self._rows: list[dict[str, Any]] = []
-
-    def write(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        if len(self._rows) == ROWS_PER_WRITE:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
-
-    def close(self) -> None:
-        if self._rows:
-            self._flush()
-        self._writer.close()
-
-
 class ShardWriter:
     """Questions into shards of a split, each closed when its speech will be as large as a shard should be."""
 
@@ -279,7 +261,7 @@ class ShardWriter:
             (arguments.takes_per_question, len(arguments.test_voices)),
         )
         self._limit = parse_size(arguments.max_shard_size)
-        self._open: dict[str, tuple[TableWriter, str]] = {}
+        self._open: dict[str, tuple[ParquetFile, str]] = {}
         self._bytes: collections.Counter[str] = collections.Counter()
         self._made: collections.Counter[str] = collections.Counter()
         self.shards: dict[str, int] = {}
@@ -289,7 +271,7 @@ class ShardWriter:
         if split not in self._open:
             name = f"{split}-{self._made[split]:05d}"
             self._open[split] = (
-                TableWriter(self._folder / f"{name}.parquet", PLANNED_FEATURES),
+                ParquetFile(self._folder / f"{name}.parquet", PLANNED_FEATURES),
                 name,
             )
             self._made[split] += 1

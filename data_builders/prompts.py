@@ -5,6 +5,7 @@ Out: one dict a question with the columns that `Prompt` names, and the split it 
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
@@ -40,7 +41,7 @@ def read_prompts(
 
     Args:
         name_or_path: a local file, or the id of a `datasets` repository, which is streamed.
-        split: which split of a repository; rows may name their own in a `split` column.
+        split: which split of a repository. Its rows are for training, or for what a column `split` says.
         columns: where a field has another name in the source: "system=system_prompt".
 
     Yields:
@@ -53,9 +54,7 @@ def read_prompts(
     names = map_columns(columns or [], table.column_names, name_or_path)
     source = Path(name_or_path).stem if is_file(name_or_path) else name_or_path
     for number, row in enumerate(table):
-        yield make_prompt(
-            {field: row[name] for field, name in names.items()}, number, source, split
-        )
+        yield make_prompt({field: row[name] for field, name in names.items()}, number, source)
 
 
 def is_file(name_or_path: str) -> bool:
@@ -101,18 +100,19 @@ def map_columns(columns: list[str], present: list[str], name_or_path: str) -> di
     return names
 
 
-def make_prompt(
-    row: dict[str, Any], number: int, default_source: str, default_split: str
-) -> Prompt:
+def make_prompt(row: dict[str, Any], number: int, default_source: str) -> Prompt:
     """One row of any table as a `Prompt`; `number` names it in errors."""
     question = row["question"]
     channels = row.get("channels") or list(CHANNELS)
     if isinstance(channels, str):  # a cell of a CSV file: "t2t s2t"
         channels = channels.replace(",", " ").split()
     check_channels(channels, f"row {number}")
+    split = row.get("split") or "train"
+    if not re.fullmatch(r"\w+", split):
+        raise ValueError(f"row {number}: {split!r} is no name of a split; write letters and digits")
     return Prompt(
         source=row.get("source") or default_source,
-        split=row.get("split") or default_split,
+        split=split,
         system=row.get("system") or "",
         question=question.strip() if isinstance(question, str) else "",
         gold_response=as_text(row.get("gold_response")),

@@ -6,16 +6,12 @@ train-00003.json                counts and checksums; a shard without it is not 
 """
 
 import collections
-import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import soundfile
 from datasets import Audio, Features, Value
 
@@ -23,11 +19,12 @@ from data_builders.arguments import BuildArguments
 from data_builders.journal import Journal
 from data_builders.noise import name_noise
 from data_builders.schema import FEATURES, SPEECH_RATE_HZ
-from data_builders.speech import SPOKEN, name_engine
+from data_builders.speech import name_engine
 from data_builders.speech_check import Check
 from data_builders.stages import Work, cut_sets
 from data_builders.takes import Take
 from data_builders.targets import unpack_answer
+from data_builders.whole_files import ParquetFile, write_whole
 
 # As others will load it: decoding, as usual. What trains reads the bytes.
 STORED_FEATURES = Features(
@@ -36,8 +33,13 @@ STORED_FEATURES = Features(
         for name, feature in FEATURES.items()
     }
 )
+FAILED = "failed"
+ASK_AGAIN = (
+    FAILED,
+    "not answered",
+    "not spoken",
+)  # how reasons begin that a mended engine or server may lift
 REJECTED_FEATURES = Features({**STORED_FEATURES, "reason": Value("string")})
-ROWS_PER_GROUP = 100
 
 
 def finish_shard(work: Work, shard: str, folder: Path) -> None:
@@ -90,12 +92,21 @@ def judge_rows(
                 reason = add_answer(row, answers, work, planned)
             if take.clip_key:
                 check = read_check(checks, check_keys.get(take.clip_key))
-                why = add_speech(row, speech.get(take.clip_key), check, arguments)
-                reason = reason or why
+                clip = speech.get(take.clip_key)
+                if clip is None:
+                    reason = reason or explain_absence(work, take.clip_key, "not spoken")
+                else:
+                    why = add_speech(row, clip, check, arguments)
+                    reason = reason or why
             if take.noisy_key:
                 check = read_check(checks, check_keys.get(take.noisy_key))
                 add_noisy_speech(row, noise.get(take.noisy_key), check, arguments)
-            yield row, "failed" if failed & {row["id"], row["question"]} else reason
+            yield row, FAILED if failed & {row["id"], row["question"]} else reason
+
+
+def explain_absence(work: Work, key: str, what: str) -> str:
+    """Why a call has no result: it was refused, or failed time and again."""
+    return f"{what}: {work.refusals[key]}" if key in work.refusals else FAILED
 
 
 def start_row(planned: dict[str, Any], take: Take, arguments: BuildArguments) -> dict[str, Any]:
@@ -111,10 +122,8 @@ def add_answer(
     """The teacher's answer into the row; returns why the row is rejected."""
     found = answers.get(work.answer_key(planned))
     if found is None:
-        return "failed"
+        return explain_absence(work, work.answer_key(planned), "not answered")
     answer = unpack_answer(found)
-    if answer.finish_reason == "refused":
-        return f"teacher: {answer.text}"
     limit = work.arguments.answer_max_new_tokens
     row["teacher_response"] = answer.text
     row["teacher"] = f"{work.teacher}, greedy, at most {limit} tokens"
@@ -124,13 +133,9 @@ def add_answer(
 
 
 def add_speech(
-    row: dict[str, Any], clip: bytes | None, check: Check | None, arguments: BuildArguments
+    row: dict[str, Any], clip: bytes, check: Check | None, arguments: BuildArguments
 ) -> str | None:
     """The clip and what was heard into the row; returns why the row is rejected."""
-    if clip is None:
-        return "failed"
-    if not clip.startswith(SPOKEN):
-        return f"not spoken: {clip.decode()}"
     row["speech"] = {"bytes": clip, "path": f"{row['id']}.flac"}
     row["speech_seconds"] = soundfile.info(io.BytesIO(clip)).duration
     row["speech_engine"] = name_engine(arguments)
@@ -154,46 +159,3 @@ def add_noisy_speech(
 def read_check(checks: Journal, key: str | None) -> Check | None:
     found = checks.get(key) if key is not None else None
     return Check.unpack(found) if found is not None else None
-
-
-class ParquetFile:
-    """Rows into a parquet file that appears whole or not at all."""
-
-    def __init__(self, path: Path, features: Features) -> None:
-        self.path = path
-        self._aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        self._schema = features.arrow_schema
-        self._writer = pq.ParquetWriter(
-            self._aside, self._schema, compression="zstd", write_page_index=True
-        )
-        self._rows: list[dict[str, Any]] = []
-
-    def write(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        if len(self._rows) == ROWS_PER_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
-
-    def close(self) -> str:
-        """Put it in its place; returns its SHA-256."""
-        if self._rows:
-            self._flush()
-        self._writer.close()
-        with self._aside.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
-        self._aside.rename(self.path)
-        return digest
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write beside the place, sync, rename."""
-    aside = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    with aside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.rename(file)

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from data_builders.arguments import BuildArguments
+from data_builders.calls import OutOfReach, TemporaryFailure
 from data_builders.journal import content_key
 from data_builders.schema import encode_speech, resample_speech
 
@@ -49,11 +50,20 @@ class SpeechEngine(Protocol):
 
 def load_engine(arguments: BuildArguments) -> SpeechEngine:
     """The engine that the arguments name, ready to speak."""
+    module, _, attribute = find_engine(arguments).partition(":")
+    return getattr(importlib.import_module(module), attribute).from_arguments(arguments)
+
+
+def find_engine(arguments: BuildArguments) -> str:
+    """Where that engine is, as "module:Class".
+
+    Raises:
+        ValueError: there is none of that name.
+    """
     name = arguments.speech_engine
     if name not in TTS_ENGINES:
         raise ValueError(f"unknown speech engine {name!r}; known are {', '.join(TTS_ENGINES)}")
-    module, _, attribute = TTS_ENGINES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute).from_arguments(arguments)
+    return TTS_ENGINES[name]
 
 
 def name_engine(arguments: BuildArguments) -> str:
@@ -73,11 +83,13 @@ def make_clip_key(engine: str, spoken: str, voice: str) -> str:
 
 
 def speak(engine: SpeechEngine, text: str, voice: str) -> bytes:
-    """A FLAC clip, or why there is none."""
+    """A FLAC clip, or why there is none; what may work another time is raised."""
     try:
         samples, rate_hz = engine.synthesize(text, voice)
         if len(samples) == 0:
             raise ValueError(f"{engine.name} said nothing")
         return encode_speech(resample_speech(samples, rate_hz))
-    except ValueError as error:
+    except (TemporaryFailure, OutOfReach):
+        raise
+    except (ValueError, RuntimeError) as error:
         return str(error).encode()

@@ -21,6 +21,7 @@ from data_builders.speech import SPOKEN, SpeechEngine, load_engine, speak
 from data_builders.speech_check import Checker, find_recogniser, make_check_key
 from data_builders.takes import Take, plan_takes
 from data_builders.targets import (
+    REFUSED,
     Answerer,
     Question,
     cut_batches,
@@ -61,6 +62,9 @@ class Work:
         self.arguments, self.plan, self.shards = arguments, plan, shards
         self.teacher, self.load_answerer, self.quiet = teacher, load_answerer, quiet
         self.failures: list[Failure] = []
+        self.refusals: dict[
+            str, str
+        ] = {}  # key of a call -> why; never journaled, since a server can be mended
 
     def run(self) -> list[Failure]:
         """All stages of our shards; returns what failed."""
@@ -139,9 +143,11 @@ def answer_shards(work: Work) -> None:
                             for question in questions
                         ]
                         continue
-                    told = zip(questions, answers, strict=True)
+                    told = {keys[q]: answer for q, answer in zip(questions, answers, strict=True)}
+                    refused = {k: a.text for k, a in told.items() if a.finish_reason == REFUSED}
+                    work.refusals.update(refused)
                     journal.put_all(
-                        {keys[question]: pack_answer(answer) for question, answer in told}
+                        {k: pack_answer(a) for k, a in told.items() if k not in refused}
                     )
                     progress.update(sum(keys[question] in missing for question in questions))
 
@@ -163,8 +169,10 @@ def speak_shards(work: Work) -> None:
                         continue
                     engine = engine or load_engine(work.arguments)
                     for key, clip in speak_all(engine, {key: utterances[key] for key in missing}):
-                        if isinstance(clip, bytes):
+                        if isinstance(clip, bytes) and clip.startswith(SPOKEN):
                             journal.put(key, clip)
+                        elif isinstance(clip, bytes):
+                            work.refusals[key] = clip.decode()
                         else:
                             work.failures.append(
                                 Failure(shard, "speech", utterances[key][2], str(clip))
@@ -219,7 +227,7 @@ def add_noise_to_shards(work: Work) -> None:
                 skip(progress, len(takes) - len(missing))
                 for key in missing:
                     clip = clips.get(takes[key].clip_key)
-                    if clip is not None and clip.startswith(SPOKEN):
+                    if clip is not None:
                         samples = decode_speech({"bytes": clip, "path": None}, takes[key].id)
                         journal.put(key, encode_speech(noise.apply(samples, key)))
                     progress.update()
@@ -258,7 +266,7 @@ def cut_sets(work: Work, shard: str, kind: str) -> Iterator[CheckSet]:
     size = find_recogniser(work.arguments).set_size
     takes = work.spoken_takes(shard)
     sentences = list(dict.fromkeys(row["spoken"] for row, _ in takes))
-    for start in range(0, len(sentences), size or len(sentences)):
+    for start in range(0, len(sentences), size or max(len(sentences), 1)):
         some = sentences[start : start + size] if size else []
         within = set(some or sentences)
         clips = {
@@ -278,7 +286,7 @@ def check_some(
     for key in keys:
         row, clip_key = checks.rows[key]
         clip = clips.get(clip_key)
-        if clip is not None and clip.startswith(SPOKEN):
+        if clip is not None:
             spoken[key] = row, decode_speech({"bytes": clip, "path": None}, row["id"])
     found = checker.check(
         [samples for _, samples in spoken.values()],

@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 from data_builders.calls import TemporaryFailure
 from data_builders.journal import content_key
 
+REFUSED = "refused"  # the finish reason of a question that a server will not answer
+
 
 class Question(NamedTuple):
     """What a teacher is asked."""
@@ -23,7 +25,7 @@ class Answer(NamedTuple):
     """What it said."""
 
     text: str
-    finish_reason: str  # "stop", "length", or "refused": then the text is the error
+    finish_reason: str  # "stop", "length", or REFUSED: then the text is why
 
 
 Answered = tuple[list[Question], list[Answer] | TemporaryFailure]

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from data_builders.calls import TemporaryFailure, call_each
 from data_builders.openai_client import connect, errors_of_a_row
 from data_builders.schema import make_messages
-from data_builders.targets import Answer, Answered, Question
+from data_builders.targets import REFUSED, Answer, Answered, Question
 
 
 class ServerAnswerer:
     """A model behind an OpenAI-compatible server; `in_flight` requests at a time.
+
+    Greedy needs vLLM's `--generation-config vllm`: by default it applies what the model's repository says, for
+    Qwen2.5-Instruct a repetition penalty.
 
     Args:
         model: its name, as the server knows it.
@@ -24,7 +27,7 @@ class ServerAnswerer:
         questions = [question for batch in batches for question in batch]
         for question, result in call_each(self._answer_one, questions, self.in_flight):
             if isinstance(result, ValueError):
-                result = Answer(str(result), "refused")
+                result = Answer(str(result), REFUSED)
             yield [question], result if isinstance(result, TemporaryFailure) else [result]
 
     def _answer_one(self, question: Question) -> Answer:

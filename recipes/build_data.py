@@ -17,9 +17,7 @@ from data_builders.arguments import BuildArguments
 from data_builders.build import build_dataset
 from data_builders.calls import OutOfReach
 from data_builders.finish import read_manifest
-from data_builders.hub import push_dataset
 from data_builders.identity import identify_teacher
-from data_builders.pairs import load_finished
 from trainer_ext.parser import RecipeParser
 
 TINY_LAB = Path(__file__).parent / "configs" / "data" / "tiny.yaml"
@@ -31,16 +29,12 @@ def main() -> None:
         folder = build_dataset(arguments, identify_teacher(arguments))
     except (ValueError, OutOfReach) as error:
         raise SystemExit(f"build_data.py: error: {error}") from error
-    manifest = read_manifest(folder)
-    if manifest is None:  # other machines, or a queue, are still at it
+    if folder is None:  # other machines, or a queue, are still at it
         return
+    manifest = read_manifest(folder)
+    assert manifest is not None
     rows = ", ".join(f"{count} {split}" for split, count in manifest["rows"].items())
     print(f"{folder}: {rows} rows")
-    if arguments.save_to_disk is not None:
-        load_finished(str(folder)).save_to_disk(arguments.save_to_disk)
-    if arguments.push_to_hub:
-        assert arguments.hub_dataset_id is not None
-        print(push_dataset(folder, arguments.hub_dataset_id, arguments.hub_private_repo))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,12 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     ["data_builders.schema"],
     ["data_builders.arguments"],
-    ["data_builders.journal", "data_builders.calls", "data_builders.tts.espeak_helper"],
+    [
+        "data_builders.journal",
+        "data_builders.calls",
+        "data_builders.whole_files",
+        "data_builders.tts.espeak_helper",
+    ],
     ["data_builders.openai_client", "data_builders.identity"],
     ["data_builders.prompts"],
     ["data_builders.spoken_form"],
@@ -28,6 +33,7 @@ ORDER = [
     ["data_builders.shards"],
     ["data_builders.dataset_card"],
     ["data_builders.finish", "data_builders.hub"],
+    ["data_builders.finished"],
     ["data_builders.executors"],
     ["data_builders.build"],
     ["data_builders.pairs"],

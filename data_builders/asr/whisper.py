@@ -13,6 +13,7 @@ from data_builders.arguments import BuildArguments
 from data_builders.schema import SPEECH_RATE_HZ
 
 BATCH_SIZE = 16
+WINDOW_SECONDS = 30
 
 
 class WhisperRecogniser:
@@ -40,7 +41,8 @@ class WhisperRecogniser:
             [{"raw": clip, "sampling_rate": SPEECH_RATE_HZ} for clip in clips],
             batch_size=BATCH_SIZE,
             generate_kwargs={"language": "en", "task": "transcribe"},
-            return_timestamps=False,
+            # Beyond its 30 s window Whisper goes from timestamp to timestamp.
+            return_timestamps=max(map(len, clips)) > WINDOW_SECONDS * SPEECH_RATE_HZ,
         )
         return [entry["text"].strip() for entry in told]
 

@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 
 from data_builders.arguments import BuildArguments
+from data_builders.calls import TemporaryFailure
 
 HELPER = Path(__file__).with_name("espeak_helper.py")
 TIMEOUT_SECONDS = 60.0
@@ -82,6 +83,7 @@ class EspeakEngine:
         Raises:
             ValueError: nothing to say, or the voice does not exist.
             RuntimeError: espeak-ng failed on this text.
+            TemporaryFailure: its helper died; the next call starts another.
         """
         if not text.strip():
             raise ValueError("cannot speak an empty text")
@@ -112,12 +114,15 @@ class EspeakEngine:
             "-p",
             str(voice.pitch),
         ]
-        done = subprocess.run(
-            [*command, "--stdin", "--stdout"],
-            input=text.encode(),
-            capture_output=True,
-            timeout=TIMEOUT_SECONDS,
-        )
+        try:
+            done = subprocess.run(
+                [*command, "--stdin", "--stdout"],
+                input=text.encode(),
+                capture_output=True,
+                timeout=TIMEOUT_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"espeak-ng did not finish in {TIMEOUT_SECONDS:g} s") from error
         if done.returncode != 0:
             raise RuntimeError(
                 f"espeak-ng failed on {text[:60]!r}: {done.stderr.decode(errors='replace').strip()}"
@@ -139,8 +144,11 @@ class EspeakEngine:
             "timeout_seconds": TIMEOUT_SECONDS,
         }
         assert self._helper.stdin is not None
-        self._helper.stdin.write(json.dumps(request).encode() + b"\n")
-        self._helper.stdin.flush()
+        try:
+            self._helper.stdin.write(json.dumps(request).encode() + b"\n")
+            self._helper.stdin.flush()
+        except BrokenPipeError:
+            self._read(1)  # raises
         status, length = struct.unpack("<cI", self._read(5))
         answer = self._read(length)
         if status != b"+":
@@ -155,5 +163,5 @@ class EspeakEngine:
         data = self._helper.stdout.read(length)
         if len(data) < length:
             self.close()
-            raise RuntimeError("the espeak-ng helper process died; its last words are above")
+            raise TemporaryFailure("the espeak-ng helper process died; its last words are above")
         return data

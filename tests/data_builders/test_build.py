@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 import data_builders.stages
 import data_builders.teacher_model
 from data_builders.arguments import BuildArguments, DataArguments
+from data_builders.finished import load_finished
 from data_builders.journal import Journal, content_key
-from data_builders.pairs import build_pairs, load_finished, load_pairs
+from data_builders.pairs import build_pairs, load_pairs
 from data_builders.plan import make_plan
 from data_builders.prompts import read_prompts
 from data_builders.schema import FEATURES, SPEECH_RATE_HZ

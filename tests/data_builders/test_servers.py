@@ -13,8 +13,8 @@ import data_builders.openai_client
 from data_builders.arguments import BuildArguments
 from data_builders.build import build_dataset
 from data_builders.calls import OutOfReach, TemporaryFailure
+from data_builders.finished import load_finished
 from data_builders.identity import identify_teacher
-from data_builders.pairs import load_finished
 from data_builders.tts.server import ServerEngine
 from tests.data_builders.servers import Proxy, serve_speech, serve_teacher
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_spoken_stands_aside_and_the_build_goes_on(voice, tmp_pat
     file.write_text("".join(json.dumps({"question": question}) + "\n" for question in questions))
     folder = build(
         make_arguments(
-            tmp_path, file, speech_engine="server", speech_server=voice.url,
+            tmp_path, file, speech_engine="server", speech_server=voice.url, speech_model="espeak",
             train_voices=["en-us", "en-us/1.2", "martian"],
         )
     )  # fmt: skip
@@ -233,7 +233,8 @@ def test_an_overloaded_service_sends_clients_away_until_it_can(few_prompts, tmp_
     with serve_speech("--max_waiting", "1") as busy:
         folder = build(
             make_arguments(
-                tmp_path, few_prompts, speech_engine="server", speech_server=busy.url, speech_concurrency=4
+                tmp_path, few_prompts, speech_engine="server", speech_server=busy.url, speech_model="espeak",
+                speech_concurrency=4,
             )
         )  # fmt: skip
         assert not (folder / "rejected").exists()

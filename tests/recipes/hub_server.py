@@ -26,6 +26,13 @@ class HubServer:
             def do_GET(self) -> None:
                 if self.path == "/api/whoami-v2":
                     self.answer({"name": "tester", "type": "user", "orgs": []})
+                elif "/tree/" in self.path:
+                    self.answer(
+                        [
+                            {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
+                            for path, content in hub.files.items()
+                        ]
+                    )
                 else:
                     self.answer({"error": "not found"}, 404)
 

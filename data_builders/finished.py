@@ -1,0 +1,36 @@
+"""A finished data set, read and handed on: from its folder, from the Hub, as Arrow files, to the Hub."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict, load_dataset, load_from_disk
+
+from data_builders.arguments import BuildArguments
+from data_builders.hub import push_dataset
+from data_builders.schema import FEATURES
+
+
+def load_finished(name: str) -> Any:
+    """A data set from a folder of this module or of `save_to_disk`, or from the Hub; speech undecoded."""
+    folder = Path(name)
+    if (folder / "data").is_dir():
+        files: dict[str, list[str]] = {}
+        for file in sorted((folder / "data").glob("*.parquet")):
+            files.setdefault(file.name.rsplit("-", 3)[0], []).append(str(file))
+        loaded = load_dataset("parquet", data_files=files)
+    else:
+        loaded = (load_from_disk if folder.is_dir() else load_dataset)(name)
+    if isinstance(loaded, DatasetDict):
+        for split, dataset in loaded.items():
+            for column in {"speech", "noisy_speech"} & set(dataset.column_names):
+                loaded[split] = loaded[split].cast_column(column, FEATURES[column])
+    return loaded
+
+
+def hand_on(folder: Path, arguments: BuildArguments) -> None:
+    """What the arguments want done with the finished folder."""
+    if arguments.save_to_disk is not None:
+        load_finished(str(folder)).save_to_disk(arguments.save_to_disk)
+    if arguments.push_to_hub:
+        assert arguments.hub_dataset_id is not None
+        print(push_dataset(folder, arguments.hub_dataset_id, arguments.hub_private_repo))
