@@ -17,7 +17,8 @@ def load_finished(name: str) -> Any:
         files: dict[str, list[str]] = {}
         for file in sorted((folder / "data").glob("*.parquet")):
             files.setdefault(file.name.rsplit("-", 3)[0], []).append(str(file))
-        loaded = load_dataset("parquet", data_files=files)
+        train_first = sorted(files, key=lambda split: (split != "train", split))
+        loaded = load_dataset("parquet", data_files={split: files[split] for split in train_first})
     else:
         loaded = (load_from_disk if folder.is_dir() else load_dataset)(name)
     if isinstance(loaded, DatasetDict):
