@@ -10,6 +10,7 @@ import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from data_builders.arguments import BuildArguments
+from data_builders.prompts import is_file
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 HISTOGRAMS = {
@@ -61,7 +62,8 @@ def write_dataset_card(
     card = DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=folder.name,
+        name=Path(arguments.output_dir).name,
+        prompts=name_prompts(arguments),
         arguments=arguments,
         teacher=teacher,
         rows=rows,
@@ -72,6 +74,12 @@ def write_dataset_card(
         licences=licences,
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def name_prompts(arguments: BuildArguments) -> str:
+    """The questions' source, without the folders of the machine that a file lay on."""
+    assert arguments.prompts is not None
+    return Path(arguments.prompts).name if is_file(arguments.prompts) else arguments.prompts
 
 
 def plot_histogram(file: Path, values: np.ndarray, title: str, edges: np.ndarray) -> bool:

@@ -65,7 +65,7 @@ def digest(folder):
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name not in ("README.md", "manifest.json")
+        if file.is_file()
     }
 
 
@@ -102,6 +102,9 @@ def test_questions_become_a_checked_data_set(made, prompts_file):
     assert all(row["reason"] for row in rejected)
     assert {row["speech_engine"] for row in rows} == {"espeak"}
     card = (folder / "README.md").read_text()
+    assert card.split("---")[2].lstrip().startswith("# made\n")
+    assert str(tmp_path) not in card
+    assert str(prompts_file.parent) not in card
     assert "pocketsphinx" in card
     assert f"| train | {manifest['rows']['train']} |" in card
     assert (folder / "images" / "wer.png").is_file()
