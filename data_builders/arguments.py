@@ -6,7 +6,6 @@ from typing import Any
 from data_builders.schema import CHANNELS
 
 EXECUTORS = ("local", "slurm", "ray")
-STAGES = ("answers", "speech", "checks")
 
 
 def option(default: Any, help: str) -> Any:

@@ -167,9 +167,8 @@ class Build:
             raise ValueError(f"{len(unfinished)} shards are not finished: run this again")
         folder = Path(self.arguments.output_dir)
         with (self.shards / "finish.lock").open("w") as lock:
-            fcntl.flock(
-                lock, fcntl.LOCK_EX
-            )  # of machines that come to the end together, one finishes
+            # Of machines that come to the end together, one finishes.
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if is_built(folder, self.key) and not self.arguments.retry_failed:
                 return
             manifest = finish_dataset(
@@ -201,15 +200,8 @@ def identify_build(arguments: BuildArguments, teacher: str | None) -> str:
     """Names a build by all that its rows depend on."""
     names = [
         *("speech_engine", "speech_model", "train_voices", "test_voices", "takes_per_question"),
-        *(
-            "answer_max_new_tokens",
-            "noise",
-            "noise_snr_db",
-            "seed",
-            "recogniser",
-            "recogniser_model",
-        ),
-        *("max_wer", "similarity_model", "min_similarity"),
+        *("answer_max_new_tokens", "noise", "noise_snr_db", "seed"),
+        *("recogniser", "recogniser_model", "max_wer", "similarity_model", "min_similarity"),
     ]
     return content_key(
         "build 1",

@@ -35,13 +35,10 @@ def write_dataset_card(
     Args:
         rows: split -> kept rows.
         counts: stage -> what became of its rows.
-        figures: column -> its values (n,), of all kept rows.
+        figures: column -> its values (n,), of all kept rows; at least one each.
     """
-    pictures = {
-        column: plot_histogram(folder / "images" / f"{column}.png", values, *HISTOGRAMS[column])
-        for column, values in figures.items()
-        if len(values)
-    }
+    for column, values in figures.items():
+        plot_histogram(folder / "images" / f"{column}.png", values, *HISTOGRAMS[column])
     licences = dict(entry.split("=", 1) for entry in arguments.licenses)
     total = sum(rows.values())
     data = DatasetCardData(
@@ -69,8 +66,8 @@ def write_dataset_card(
         rows=rows,
         counts=counts,
         hours=float(np.sum(figures.get("speech_seconds", np.zeros(1)))) / 3600,
-        means={column: float(np.mean(values)) for column, values in figures.items() if len(values)},
-        pictures=[column for column, drawn in pictures.items() if drawn],
+        means={column: float(np.mean(values)) for column, values in figures.items()},
+        pictures=list(figures),
         licences=licences,
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
@@ -82,7 +79,7 @@ def name_prompts(arguments: BuildArguments) -> str:
     return Path(arguments.prompts).name if is_file(arguments.prompts) else arguments.prompts
 
 
-def plot_histogram(file: Path, values: np.ndarray, title: str, edges: np.ndarray) -> bool:
+def plot_histogram(file: Path, values: np.ndarray, title: str, edges: np.ndarray) -> None:
     """Write a PNG of values (n,); those beyond the edges count at the edge."""
     file.parent.mkdir(exist_ok=True)
     figure, axes = plt.subplots(figsize=(5, 2.5), layout="constrained")
@@ -90,4 +87,3 @@ def plot_histogram(file: Path, values: np.ndarray, title: str, edges: np.ndarray
     axes.set(xlabel=title, ylabel="rows")
     figure.savefig(file, dpi=100, metadata={"Software": None})
     plt.close(figure)
-    return True

@@ -65,17 +65,17 @@ def finish_dataset(
     outcomes: collections.Counter[str] = collections.Counter()
     files: dict[str, str] = {}
     ids: list[np.ndarray] = []
+    shards_of = collections.Counter(shard.rsplit("-", 1)[0] for shard in plan.shards)
     for shard in plan.shards:
         entry = json.loads((shards / f"{shard}.json").read_text())
         split, number = shard.rsplit("-", 1)
-        of = sum(name.rsplit("-", 1)[0] == split for name in plan.shards)
         ids.append(check_shard(arguments, plan, shards, shard, entry))
         for name, place in (
             (f"{shard}.parquet", "data"),
             (f"{shard}.rejected.parquet", "rejected"),
         ):
             if pq.read_metadata(shards / name).num_rows:
-                there = f"{place}/{split}-{number}-of-{of:05d}.parquet"
+                there = f"{place}/{split}-{number}-of-{shards_of[split]:05d}.parquet"
                 link_or_copy(shards / name, aside / there)
                 files[there] = entry["files"][name]
         rows[split] += entry["counts"].get("kept", 0)

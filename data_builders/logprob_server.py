@@ -2,16 +2,16 @@
 
 vLLM's completions take token ids as the prompt and `prompt_logprobs` beside OpenAI's own arguments
 (https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html), so the ids are ours, and the answer's tokens are
-read, not generated. The `openai` client retries what fails for a moment; its key comes from OPENAI_API_KEY.
+read, not generated.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError
 
+from data_builders.openai_client import connect
 from data_builders.schema import SoftTarget
 from data_builders.soft_targets import Reading
 
@@ -30,9 +30,7 @@ class ServerScorer:
     """
 
     def __init__(self, base_url: str, model: str, vocabulary_rows: int, k: int) -> None:
-        self.client = OpenAI(
-            base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=5
-        )
+        self.client = connect(base_url)
         self.model, self.vocabulary_rows, self.k = model, vocabulary_rows, k
         served = [entry.id for entry in self.client.models.list()]
         if model not in served:

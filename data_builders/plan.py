@@ -256,10 +256,8 @@ class ShardWriter:
     """Questions into shards of a split, each closed when its speech will be as large as a shard should be."""
 
     def __init__(self, folder: Path, arguments: BuildArguments) -> None:
-        self._folder, self._takes = (
-            folder,
-            (arguments.takes_per_question, len(arguments.test_voices)),
-        )
+        self._folder = folder
+        self._takes = (arguments.takes_per_question, len(arguments.test_voices))
         self._limit = parse_size(arguments.max_shard_size)
         self._open: dict[str, tuple[ParquetFile, str]] = {}
         self._bytes: collections.Counter[str] = collections.Counter()

@@ -34,11 +34,8 @@ STORED_FEATURES = Features(
     }
 )
 FAILED = "failed"
-ASK_AGAIN = (
-    FAILED,
-    "not answered",
-    "not spoken",
-)  # how reasons begin that a mended engine or server may lift
+# How reasons begin that a mended engine or server may lift.
+ASK_AGAIN = (FAILED, "not answered", "not spoken")
 REJECTED_FEATURES = Features({**STORED_FEATURES, "reason": Value("string")})
 
 
@@ -83,7 +80,7 @@ def judge_rows(
     ):
         check_keys = {}
         if arguments.recogniser != "none":
-            for kind in ("speech", "noise") if arguments.noise else ("speech",):
+            for kind in work.recordings:
                 for checked in cut_sets(work, shard, kind):
                     check_keys.update({clip: key for key, (_, clip) in checked.rows.items()})
         for planned, take in work.takes(shard):

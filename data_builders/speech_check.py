@@ -35,9 +35,8 @@ class Recogniser(Protocol):
     """What a recogniser offers."""
 
     name: str
-    set_size: ClassVar[
-        int | None
-    ]  # how many sentences it wants to be told of; None for one that hears anything
+    # How many sentences it wants to be told of; None for one that hears anything.
+    set_size: ClassVar[int | None]
 
     @classmethod
     def from_arguments(cls, arguments: BuildArguments) -> "Recogniser": ...
@@ -56,9 +55,8 @@ class Check:
     heard: str
     wer: float
     similarity: float | None
-    nearest_other_wer: (
-        float | None
-    )  # against the question of the set, its own apart, that it sounds like most
+    # Against the question of the set, its own apart, that it sounds like most.
+    nearest_other_wer: float | None
     seconds: float
     loudness: float  # root mean square of the loudest frame
     clipped_share: float

@@ -24,9 +24,8 @@ def spell_out(text: str) -> str:
     for sign, plain in SIGNS.items():
         text = text.replace(sign, plain)
     text = " ".join(text.split())
-    if re.search(
-        r"[^A-Za-z' ,?!.\-]|\b[A-Z][a-z]*\.", text
-    ):  # otherwise there is nothing to spell out
+    # Otherwise there is nothing to spell out.
+    if re.search(r"[^A-Za-z' ,?!.\-]|\b[A-Z][a-z]*\.", text):
         text = load_normalizer().normalize(text).replace('\\"', '"')
     return " ".join(text.split())
 

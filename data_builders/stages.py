@@ -4,6 +4,7 @@ Each shard and stage has a journal. Its keys are contents, so a second run finds
 speech and checks alone, and a kill costs the calls in flight. Engines start when something is missing.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,9 +63,8 @@ class Work:
         self.arguments, self.plan, self.shards = arguments, plan, shards
         self.teacher, self.load_answerer, self.quiet = teacher, load_answerer, quiet
         self.failures: list[Failure] = []
-        self.refusals: dict[
-            str, str
-        ] = {}  # key of a call -> why; never journaled, since a server can be mended
+        # Key of a call -> why it was refused; never journaled, since a server can be mended.
+        self.refusals: dict[str, str] = {}
 
     def run(self) -> list[Failure]:
         """All stages of our shards; returns what failed."""
@@ -76,6 +76,11 @@ class Work:
         if self.arguments.recogniser != "none":
             check_shards(self)
         return self.failures
+
+    @property
+    def recordings(self) -> tuple[str, ...]:
+        """Kinds of clip that a take has, as their journals are named."""
+        return ("speech", "noise") if self.arguments.noise else ("speech",)
 
     @property
     def answer_batch_size(self) -> int:
@@ -192,27 +197,15 @@ def speak_all(
         text, voice, _ = utterances[key]
         return speak(engine, text, voice)
 
-    if engine.in_flight == 1:
-        for key in utterances:
-            try:
-                yield key, speak_one(key)
-            except TemporaryFailure as failure:
-                yield key, failure
-    else:
-        yield from call_each(speak_one, utterances, engine.in_flight)
+    return call_each(speak_one, utterances, engine.in_flight)
 
 
 def count_takes(work: Work) -> int:
     """Recordings in our shards, near enough for a bar: questions that are never spoken count too."""
-    arguments = work.arguments
+    train, other = work.arguments.takes_per_question, len(work.arguments.test_voices)
     return sum(
-        count
-        * (
-            arguments.takes_per_question
-            if shard.startswith("train-")
-            else len(arguments.test_voices)
-        )
-        for shard, count in ((shard, work.plan.shards[shard]) for shard in work.shards)
+        work.plan.shards[shard] * (train if shard.startswith("train-") else other)
+        for shard in work.shards
     )
 
 
@@ -236,10 +229,9 @@ def add_noise_to_shards(work: Work) -> None:
 def check_shards(work: Work) -> None:
     """What an independent recogniser hears in every clip, clean and noisy."""
     checker: Checker | None = None
-    kinds = ("speech", "noise") if work.arguments.noise else ("speech",)
-    with work.progress("checks", len(kinds) * count_takes(work)) as progress:
+    with work.progress("checks", len(work.recordings) * count_takes(work)) as progress:
         try:
-            for shard, kind in ((shard, kind) for shard in work.shards for kind in kinds):
+            for shard, kind in itertools.product(work.shards, work.recordings):
                 with work.journal(kind, shard) as clips, work.journal("checks", shard) as journal:
                     for checks in cut_sets(work, shard, kind):
                         missing = journal.adopt(checks.rows)
