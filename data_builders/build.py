@@ -113,6 +113,7 @@ class Build:
         for shard in mine:
             finish_shard(work, shard, self.shards)
         if failures:
+            report.parent.mkdir(parents=True, exist_ok=True)
             write_whole(report, json.dumps([failure._asdict() for failure in failures]).encode())
 
     def load_answerer(self) -> Answerer:

@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from openai import BadRequestError
 
-from data_builders.openai_client import connect
+from data_builders.openai_client import connect, errors_of_a_row
 from data_builders.schema import SoftTarget
 from data_builders.soft_targets import Reading
 
@@ -27,12 +26,15 @@ class ServerScorer:
 
     Raises:
         ValueError: the server does not have the model.
+        OutOfReach: it does not answer.
     """
 
     def __init__(self, base_url: str, model: str, vocabulary_rows: int, k: int) -> None:
         self.client = connect(base_url)
         self.model, self.vocabulary_rows, self.k = model, vocabulary_rows, k
-        served = [entry.id for entry in self.client.models.list()]
+        self.base_url = base_url
+        with errors_of_a_row(base_url):
+            served = [entry.id for entry in self.client.models.list()]
         if model not in served:
             raise ValueError(
                 f"{base_url} serves {', '.join(served)}, not {model}; name it by teacher_model_name_or_path, or by "
@@ -46,16 +48,17 @@ class ServerScorer:
     def _score_one(self, reading: Reading) -> SoftTarget:
         tokens = reading.prompt_ids + reading.response_ids
         try:
-            answer = self.client.completions.create(
-                model=self.model,
-                prompt=tokens,
-                max_tokens=1,
-                temperature=0,
-                extra_body={"prompt_logprobs": self.k},
-            )
-        except BadRequestError as error:
+            with errors_of_a_row(self.base_url):
+                answer = self.client.completions.create(
+                    model=self.model,
+                    prompt=tokens,
+                    max_tokens=1,
+                    temperature=0,
+                    extra_body={"prompt_logprobs": self.k},
+                )
+        except ValueError as error:
             raise ValueError(
-                f"row {reading.id}: the server refused to tell {self.k} log-probabilities: {error.message}. "
+                f"row {reading.id}: the server refused to tell {self.k} log-probabilities: {error}. "
                 f"Start vLLM with --max-logprobs {self.k}, or set a smaller soft_targets_k"
             ) from error
         told = (answer.choices[0].model_extra or {}).get("prompt_logprobs")

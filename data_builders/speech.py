@@ -37,8 +37,9 @@ class SpeechEngine(Protocol):
         """Samples (n,) float32 in [-1, 1] and their rate in Hz; equal arguments give equal samples.
 
         Raises:
-            ValueError or RuntimeError: this text cannot be spoken in this voice, now or later.
-            TemporaryFailure: it could not be spoken now.
+            ValueError: this text cannot be spoken in this voice, now or later.
+            RuntimeError: it could not be spoken now. A full GPU is one (torch.OutOfMemoryError), so the row is reported
+                and tried again by the next run.
             OutOfReach: nothing can be spoken now.
         """
         ...
@@ -83,13 +84,20 @@ def make_clip_key(engine: str, spoken: str, voice: str) -> str:
 
 
 def speak(engine: SpeechEngine, text: str, voice: str) -> bytes:
-    """A FLAC clip, or why there is none; what may work another time is raised."""
+    """Return a FLAC clip, or the engine's reason for refusing the text.
+
+    Raises:
+        TemporaryFailure: the clip may come out another time.
+        OutOfReach: the engine's server does not answer.
+    """
     try:
         samples, rate_hz = engine.synthesize(text, voice)
         if len(samples) == 0:
             raise ValueError(f"{engine.name} said nothing")
         return encode_speech(resample_speech(samples, rate_hz))
+    except ValueError as error:
+        return str(error).encode()
     except (TemporaryFailure, OutOfReach):
         raise
-    except (ValueError, RuntimeError) as error:
-        return str(error).encode()
+    except RuntimeError as error:
+        raise TemporaryFailure(f"{engine.name} failed: {error}") from error

@@ -23,6 +23,7 @@ from datasets import concatenate_datasets
 from transformers import AutoConfig, AutoTokenizer
 
 from data_builders.arguments import DataArguments
+from data_builders.calls import OutOfReach, TemporaryFailure
 from data_builders.identity import identify_model
 from data_builders.pairs import load_pairs
 from data_builders.schema import hash_vocabulary
@@ -103,17 +104,17 @@ def main() -> None:
             teacher, settings["vocabulary_rows"], settings["k"], settings["temperatures"]
         )
 
-    made = cache_soft_targets(
-        read_rows(
-            concatenate_datasets(list(pairs.values())),
-            RESPONSE_COLUMN[training.hard_targets],
-            tokenizer,
-        ),
-        Path(soft.soft_targets),
-        settings,
-        load_scorer,
-        soft.soft_targets_batch_size,
+    rows = read_rows(
+        concatenate_datasets(list(pairs.values())),
+        RESPONSE_COLUMN[training.hard_targets],
+        tokenizer,
     )
+    try:
+        made = cache_soft_targets(
+            rows, Path(soft.soft_targets), settings, load_scorer, soft.soft_targets_batch_size
+        )
+    except (ValueError, OutOfReach, TemporaryFailure) as error:
+        parser.error(f"{error}. What was scored is kept: run this again to go on")
     if state.is_main_process:
         show(soft.soft_targets, settings["k"], made)
 

@@ -30,6 +30,9 @@ class WhisperRecogniser:
             device=0 if on_gpu else -1,
             dtype=torch.float16 if on_gpu else torch.float32,
         )
+        # English-only checkpoints (*.en) refuse both options.
+        multilingual = self._pipeline.model.generation_config.is_multilingual
+        self._generate = {"language": "en", "task": "transcribe"} if multilingual else {}
 
     @classmethod
     def from_arguments(cls, arguments: BuildArguments) -> "WhisperRecogniser":
@@ -40,7 +43,7 @@ class WhisperRecogniser:
         told = self._pipeline(
             [{"raw": clip, "sampling_rate": SPEECH_RATE_HZ} for clip in clips],
             batch_size=BATCH_SIZE,
-            generate_kwargs={"language": "en", "task": "transcribe"},
+            generate_kwargs=self._generate,
             # Beyond its 30 s window Whisper goes from timestamp to timestamp.
             return_timestamps=max(map(len, clips)) > WINDOW_SECONDS * SPEECH_RATE_HZ,
         )

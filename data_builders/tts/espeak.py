@@ -81,8 +81,7 @@ class EspeakEngine:
             samples (n,) float32 in [-1, 1], and the sampling rate in Hz.
 
         Raises:
-            ValueError: nothing to say, or the voice does not exist.
-            RuntimeError: espeak-ng failed on this text.
+            ValueError: nothing to say, no such voice, or espeak-ng failed on this text.
             TemporaryFailure: its helper died; the next call starts another.
         """
         if not text.strip():
@@ -122,9 +121,9 @@ class EspeakEngine:
                 timeout=TIMEOUT_SECONDS,
             )
         except subprocess.TimeoutExpired as error:
-            raise RuntimeError(f"espeak-ng did not finish in {TIMEOUT_SECONDS:g} s") from error
+            raise ValueError(f"espeak-ng did not finish in {TIMEOUT_SECONDS:g} s") from error
         if done.returncode != 0:
-            raise RuntimeError(
+            raise ValueError(
                 f"espeak-ng failed on {text[:60]!r}: {done.stderr.decode(errors='replace').strip()}"
             )
         return soundfile.read(io.BytesIO(done.stdout), dtype="float32")
@@ -152,7 +151,7 @@ class EspeakEngine:
         status, length = struct.unpack("<cI", self._read(5))
         answer = self._read(length)
         if status != b"+":
-            raise RuntimeError(
+            raise ValueError(
                 f"espeak-ng failed on {text[:60]!r}: {answer.decode(errors='replace')}"
             )
         return np.frombuffer(answer, dtype="<i2").astype(np.float32) / 32768, self._rate_hz

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import load_dataset
 
 import data_builders.stages
@@ -255,6 +256,29 @@ def test_what_an_engine_cannot_speak_stands_aside_until_it_is_asked_again(prompt
     arguments.retry_failed = True
     build_dataset(arguments, None)
     assert (folder / "manifest.json").stat().st_mtime_ns != stamp
+
+
+class FullGpu(EspeakEngine):
+    """An engine whose GPU has no memory left for one text."""
+
+    def synthesize(self, text, voice):
+        if "Norway" in text:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return super().synthesize(text, voice)
+
+
+def test_a_full_gpu_does_not_make_a_row_unspeakable(tmp_path, monkeypatch):
+    """Prevents: rows rejected for good because another process held the GPU's memory for a minute."""
+    file = tmp_path / "questions.jsonl"
+    asked = ["What is the capital of Norway?", "What is the capital of France?"]
+    file.write_text("".join(json.dumps({"question": question}) + "\n" for question in asked))
+    monkeypatch.setattr(data_builders.stages, "load_engine", lambda _: FullGpu())
+    arguments = make_arguments(tmp_path, file, recogniser="none")
+    with pytest.raises(ValueError, match=r"1 rows failed.*run this again(.|\n)*out of memory"):
+        build_dataset(arguments, None)
+    monkeypatch.undo()
+    rows = load_finished(str(build_dataset(arguments, None)))["train"]
+    assert sorted(rows["question"]) == sorted(asked)
 
 
 def test_rows_that_are_never_spoken_need_no_ear(prompts_file, tmp_path):

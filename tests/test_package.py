@@ -1,0 +1,59 @@
+"""The built wheel works in an environment of its own, outside the repository."""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WRITE_CARDS = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import trainer_ext
+from data_builders.arguments import BuildArguments
+from data_builders.dataset_card import write_dataset_card
+from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.card import write_card, write_export_card
+
+folder, repository = Path(sys.argv[1]), sys.argv[2]
+assert not trainer_ext.__file__.startswith(repository), trainer_ext.__file__
+for name in ("data", "model", "export"):
+    (folder / name).mkdir()
+write_dataset_card(
+    folder / "data", BuildArguments(prompts="questions.jsonl"), None, {"train": 1},
+    {"questions": {"kept": 1}, "rows": {"kept": 1}}, {"wer": np.zeros(1)},
+)
+config = CrossModalDistillConfig(output_dir="out", report_to="none", use_cpu=True, bf16=False)
+write_card(folder / "model", ModelArguments(model_name_or_path="student"), config, "rows", None)
+write_export_card(folder / "export", "thinker", "export", "adapter", "base", None)
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """Python of a fresh environment with the wheel, and with the dependencies of this one."""
+    folder = tmp_path_factory.mktemp("wheel")
+    quiet = {"check": True, "capture_output": True, "timeout": 300}
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run([sys.executable, "-m", "pip", *build], **quiet)
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], **quiet)
+    python = folder / "venv" / "bin" / "python"
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([python, "-m", "pip", "install", "--no-deps", "--no-index", str(wheel)], **quiet)
+    (site_packages,) = (folder / "venv" / "lib").glob("*/site-packages")
+    (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return python
+
+
+def test_an_installed_wheel_writes_every_card(installed, tmp_path):
+    """Prevents: FileNotFoundError for a template after a night of training; an editable install never misses one."""
+    subprocess.run(
+        [installed, "-c", WRITE_CARDS, str(tmp_path), str(ROOT)], check=True, cwd=tmp_path
+    )
+    for name in ("data", "model", "export"):
+        assert "{{" not in (tmp_path / name / "README.md").read_text()
