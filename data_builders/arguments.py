@@ -247,3 +247,45 @@ class BuildArguments(PairArguments):
         if not (number.isdecimal() and machines.isdecimal() and int(number) < int(machines)):
             raise ValueError(f"shard is i/N with i from 0 to N - 1, got {self.shard!r}")
         return int(number), int(machines)
+
+
+@dataclass
+class SoftTargetArguments:
+    """Where soft targets are kept, and how they are made."""
+
+    soft_targets: str | None = field(
+        default=None,
+        metadata={
+            "help": "Soft targets of teacher_kind 'stored': a folder (made by recipes/cache_teacher.py) or a Hub id."
+        },
+    )
+    soft_targets_k: int = field(
+        default=64, metadata={"help": "Ids kept a token; the mass of all others is one bucket."}
+    )
+    soft_targets_temperatures: list[float] = field(
+        default_factory=lambda: [1.0, 2.0],
+        metadata={"help": "Temperatures the table can serve, at 4 bytes a token each."},
+    )
+    soft_targets_batch_size: int = field(
+        default=16, metadata={"help": "Questions the teacher reads at a time."}
+    )
+    teacher_server: str | None = field(
+        default=None,
+        metadata={
+            "help": "Make them by an OpenAI-compatible server that returns prompt log-probabilities (vLLM), "
+            "for instance http://localhost:8000/v1, instead of a model in memory. Temperature 1 only."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.soft_targets_k < 1:
+            raise ValueError(f"soft_targets_k must be 1 or more, got {self.soft_targets_k}")
+        if not self.soft_targets_temperatures or min(self.soft_targets_temperatures) <= 0:
+            raise ValueError(
+                f"soft_targets_temperatures must be above 0, got {self.soft_targets_temperatures}"
+            )
+        if self.teacher_server and self.soft_targets_temperatures != [1.0]:
+            raise ValueError(
+                "a server's log-probabilities are of temperature 1 and do not tell the mass of the rest at another: "
+                "set soft_targets_temperatures: [1.0] and temperature: 1.0, or make them from a model in memory"
+            )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset, DatasetDict
 
+from data_builders.answers.fingerprint import identify_model
 from data_builders.arguments import BuildArguments, DataArguments, PairArguments
-from data_builders.build import build_dataset, identify_build
-from data_builders.finished import load_finished
-from data_builders.identity import identify_model
+from data_builders.pipeline.build import build_dataset, identify_build
+from data_builders.storage.dataset_folder import load_finished
 
 if TYPE_CHECKING:  # transformers is needed only to answer
     from transformers import PreTrainedModel

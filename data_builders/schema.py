@@ -47,19 +47,15 @@ needed neither to write nor to read it, and a truncated or damaged clip is an er
 """
 
 import hashlib
-import io
-import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import soundfile
-import soxr
 from datasets import Audio, Features, List, Value
 
 SPEECH_RATE_HZ = 16_000
 CHANNELS = ("t2t", "s2t")
-# What an empty `system` means, to teacher and student alike (another one costs 0.6 points of AlpacaEval).
-DEFAULT_SYSTEM = "You are a helpful assistant."
+# hard_targets -> column of the responses that the cross-entropy is computed on.
+RESPONSE_COLUMN = {"teacher": "teacher_response", "gold": "gold_response"}
 
 FEATURES = Features(
     {
@@ -111,49 +107,12 @@ def make_row_id(source: str, question: str, take: int = 0) -> str:
     return hashlib.sha256(f"{source}\0{question}\0{take}".encode()).hexdigest()[:16]
 
 
-def make_messages(question: str, system: str) -> list[dict[str, str]]:
-    """A question asked in writing, as chat templates take it."""
-    return [
-        {"role": "system", "content": system or DEFAULT_SYSTEM},
-        {"role": "user", "content": question},
-    ]
-
-
-def encode_question(tokenizer: Any, question: str, system: str) -> list[int]:
-    """Token ids of a question as a text LLM reads it, up to where the answer starts."""
-    return tokenizer.apply_chat_template(
-        make_messages(question, system), add_generation_prompt=True, tokenize=True, return_dict=True
-    )["input_ids"]
-
-
-def encode_answer(tokenizer: Any, response: str) -> list[int]:
-    """Token ids the loss scores: the answer and the end of the turn."""
-    return [*tokenizer.encode(response, add_special_tokens=False), tokenizer.eos_token_id]
-
-
 class SoftTarget(NamedTuple):
     """What is kept of a teacher at T response tokens."""
 
     ids: np.ndarray  # (T, k), likeliest first
     log_probs: np.ndarray  # (T, k), at temperature 1
     log_tails: np.ndarray  # (T, temperatures), log of the mass of all other ids
-
-
-def hash_tokens(token_ids: list[int]) -> str:
-    """Names the tokens of a prompt or a response, so that soft targets are never read beside others."""
-    return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()[:16]
-
-
-def hash_question(question: str, system: str) -> str:
-    """Names what a teacher was asked."""
-    return hashlib.sha256(json.dumps(make_messages(question, system)).encode()).hexdigest()[:16]
-
-
-def hash_vocabulary(tokenizer: Any) -> str:
-    """Names a tokenizer by its learnt tokens; special tokens differ between a text LLM and its speech LLM."""
-    added = set(tokenizer.get_added_vocab())
-    learnt = sorted((i, token) for token, i in tokenizer.get_vocab().items() if token not in added)
-    return hashlib.sha256(json.dumps(learnt).encode()).hexdigest()[:16]
 
 
 def check_channels(channels: list[str], where: str) -> None:
@@ -163,50 +122,3 @@ def check_channels(channels: list[str], where: str) -> None:
             raise ValueError(
                 f"{where}: unknown channel {channel!r}; a channel is one of {', '.join(CHANNELS)}"
             )
-
-
-def encode_speech(samples: np.ndarray) -> bytes:
-    """FLAC bytes of mono samples (n,) in [-1, 1] at 16 kHz; louder samples are clipped."""
-    buffer = io.BytesIO()
-    soundfile.write(
-        buffer, np.clip(samples, -1, 1), SPEECH_RATE_HZ, format="FLAC", subtype="PCM_16"
-    )
-    return buffer.getvalue()
-
-
-def decode_speech(cell: dict[str, Any] | None, row_id: str) -> np.ndarray:
-    """Samples (n,) float32 at 16 kHz of one undecoded `speech` cell, whatever rate and channels it was kept in.
-
-    Raises:
-        ValueError: no speech, or unreadable or empty audio; the message names the row.
-    """
-    name = f"row {row_id}"
-    if cell is None or (cell["bytes"] is None and cell["path"] is None):
-        raise ValueError(f"{name}: it has no speech")
-    return read_speech(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]), name)
-
-
-def read_speech(file: str | io.BytesIO, name: str) -> np.ndarray:
-    """Samples (n,) float32 at 16 kHz of a file in any format, rate and number of channels that soundfile reads.
-
-    Raises:
-        ValueError: unreadable or empty audio; the message starts with `name`.
-    """
-    try:
-        samples, rate_hz = soundfile.read(file, dtype="float32")
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{name}: its speech cannot be read: {error}") from error
-    if len(samples) == 0:
-        raise ValueError(f"{name}: its speech has zero length")
-    return resample_speech(samples, rate_hz)
-
-
-def resample_speech(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Mono float32 samples (n,) at 16 kHz from (n,) or (n, channels) at any rate; channels are averaged."""
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1)
-    if rate_hz == SPEECH_RATE_HZ:
-        return samples.astype(np.float32, copy=False)
-    return np.asarray(
-        soxr.resample(samples.astype(np.float32), rate_hz, SPEECH_RATE_HZ), dtype=np.float32
-    )

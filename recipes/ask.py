@@ -20,15 +20,17 @@ import torch
 from accelerate import PartialState
 from transformers import TextStreamer
 
-from data_builders.schema import SPEECH_RATE_HZ, read_speech
-from trainer_ext.adapters import choose_attention, load_adapter, make_quantization, read_dtype
+from data_builders.audio import read_speech
+from data_builders.schema import SPEECH_RATE_HZ
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.evaluation.answers import make_greedy, move_inputs, pad_prompts
-from trainer_ext.merging import read_base_name
+from trainer_ext.export.merge import read_base_name
+from trainer_ext.loading.adapter import load_adapter
+from trainer_ext.loading.student import choose_attention, make_quantization, read_dtype
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.families import load_student_family
 from trainer_ext.students.qwen2_5_omni import SPEAKING_SYSTEM, SPOKEN_RATE_HZ
+from trainer_ext.students.registry import load_student_family
 
 
 @dataclass

@@ -13,11 +13,11 @@ machines that share `data_dir`: `--shard 0/4` to `--shard 3/4`, then once withou
 
 from pathlib import Path
 
+from data_builders.answers.fingerprint import identify_teacher
 from data_builders.arguments import BuildArguments
-from data_builders.build import build_dataset
-from data_builders.calls import OutOfReach
-from data_builders.finish import read_manifest
-from data_builders.identity import identify_teacher
+from data_builders.clients.concurrent import OutOfReach
+from data_builders.pipeline.assemble import read_manifest
+from data_builders.pipeline.build import build_dataset
 from trainer_ext.parser import RecipeParser
 
 TINY_LAB = Path(__file__).parent / "configs" / "data" / "tiny.yaml"

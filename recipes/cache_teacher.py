@@ -22,26 +22,20 @@ from accelerate import PartialState
 from datasets import concatenate_datasets
 from transformers import AutoConfig, AutoTokenizer
 
-from data_builders.arguments import DataArguments
-from data_builders.calls import OutOfReach, TemporaryFailure
-from data_builders.identity import identify_model
+from data_builders.answers.fingerprint import identify_model
+from data_builders.arguments import DataArguments, SoftTargetArguments
+from data_builders.chat import hash_vocabulary
+from data_builders.clients.concurrent import OutOfReach, TemporaryFailure
 from data_builders.pairs import load_pairs
-from data_builders.schema import hash_vocabulary
-from data_builders.soft_targets import (
-    Scorer,
-    SoftTargetArguments,
-    cache_soft_targets,
-    make_settings,
-    read_rows,
-)
+from data_builders.schema import RESPONSE_COLUMN
+from data_builders.soft_targets.cache import Scorer, cache_soft_targets, make_settings, read_rows
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
-from trainer_ext.collator import RESPONSE_COLUMN
+from trainer_ext.loading.teacher import load_answering_teacher, name_precision
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers.loading import load_answering_teacher, name_precision
-from trainer_ext.teachers.model import ModelTeacher
-from trainer_ext.teachers.scorer import ModelScorer
+from trainer_ext.students.registry import load_student_family
+from trainer_ext.teachers.live import ModelTeacher
+from trainer_ext.teachers.top_k_scorer import ModelScorer
 
 TINY_STORED = Path(__file__).parent / "configs" / "tiny_stored.yaml"
 
@@ -88,7 +82,7 @@ def main() -> None:
 
     def load_scorer() -> Scorer:
         if soft.teacher_server is not None:
-            from data_builders.logprob_server import ServerScorer
+            from data_builders.soft_targets.openai_server import ServerScorer
 
             return ServerScorer(
                 soft.teacher_server, source, settings["vocabulary_rows"], settings["k"]

@@ -15,8 +15,9 @@ Memory: a weight at a time, whatever the model's size. What was trained over a 4
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer_ext.card import write_export_card
-from trainer_ext.export import (
+from trainer_ext.checkpoints.safetensors_files import Shards
+from trainer_ext.export.merge import is_adapter, load_trained, read_base_name
+from trainer_ext.export.targets import (
     Changes,
     choose_vllm_rank,
     export_adapter,
@@ -24,12 +25,11 @@ from trainer_ext.export import (
     export_thinker,
     fetch_whole,
 )
-from trainer_ext.merging import is_adapter, load_trained, read_base_name
+from trainer_ext.hub.model_card import write_export_card
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.shards import Shards
-from trainer_ext.students.families import load_student_family
 from trainer_ext.students.qwen2_5_omni_names import name_in_full_model, name_in_vllm
+from trainer_ext.students.registry import load_student_family
 
 RENAMES = {"omni_adapter": name_in_full_model, "vllm_adapter": name_in_vllm}
 TARGETS = ("thinker", "omni", *RENAMES)

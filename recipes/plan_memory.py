@@ -18,17 +18,16 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from data_builders.arguments import DataArguments
-from data_builders.soft_targets import SoftTargetArguments
+from data_builders.arguments import DataArguments, SoftTargetArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
-from trainer_ext.memory.cards import CARDS, Card, find_card, find_present_card
+from trainer_ext.memory.gpus import CARDS, Card, find_card, find_present_card
 from trainer_ext.memory.plan import Lengths, Plan, plan_run
 from trainer_ext.memory.sharding import ONE_PROCESS, Sharding, read_sharding
 from trainer_ext.memory.table import describe_lengths, describe_verdict, fits, show_plan
-from trainer_ext.memory.time import describe_hours, estimate_step_seconds
+from trainer_ext.memory.throughput import describe_hours, estimate_step_seconds
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.families import find_student_family
+from trainer_ext.students.registry import find_student_family
 
 RECIPES = Path(__file__).parent
 # The sizes of the published models, so that nothing has to be fetched for them.

@@ -22,24 +22,23 @@ import yaml
 from accelerate import PartialState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from data_builders.arguments import DataArguments
-from data_builders.identity import identify_model
+from data_builders.answers.fingerprint import identify_model
+from data_builders.arguments import DataArguments, SoftTargetArguments
 from data_builders.pairs import load_pairs
-from data_builders.soft_targets import SoftTargetArguments
-from trainer_ext.adapters import load_peft_config, load_student
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
-from trainer_ext.card import write_card
 from trainer_ext.evaluation.plots import plot_run
 from trainer_ext.evaluation.report import show_table, write_report
 from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
+from trainer_ext.hub.model_card import write_card
+from trainer_ext.loading.student import load_peft_config, load_student
+from trainer_ext.loading.teacher import load_answering_teacher, load_teacher, name_precision
+from trainer_ext.loading.zero3 import reading_whole, shares_weights
 from trainer_ext.memory.callback import MemoryCallback
-from trainer_ext.memory.training import plan_training
+from trainer_ext.memory.from_trainer import plan_training
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
-from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers.loading import load_answering_teacher, load_teacher, name_precision
+from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
-from trainer_ext.whole import reading_whole, shares_weights
 
 TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
 

@@ -16,24 +16,20 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from data_builders.answers.fingerprint import identify_model
 from data_builders.arguments import DataArguments
-from data_builders.identity import identify_model
 from data_builders.pairs import load_pairs
-from data_builders.soft_targets import (
-    cache_soft_targets,
-    make_settings,
-    read_rows,
-)
-from tests.tiny_omni import save_tiny_omni
+from data_builders.soft_targets.cache import cache_soft_targets, make_settings, read_rows
+from tests.support.tiny_omni import save_tiny_omni
 from trainer_ext.arguments import CrossModalDistillConfig
-from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers.itself import SelfTeacher
-from trainer_ext.teachers.model import ModelTeacher
-from trainer_ext.teachers.scorer import ModelScorer
+from trainer_ext.students.registry import load_student_family
+from trainer_ext.teachers.live import ModelTeacher
+from trainer_ext.teachers.self_teacher import SelfTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
+from trainer_ext.teachers.top_k_scorer import ModelScorer
 from trainer_ext.trainer import CrossModalDistillTrainer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 LAB = ROOT / "recipes" / "tiny_lab"
 STUDENT, TEACHER = str(LAB / "student"), str(LAB / "teacher")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 WRITE_CARDS = """
 import sys
 from pathlib import Path
@@ -16,9 +16,9 @@ import numpy as np
 
 import trainer_ext
 from data_builders.arguments import BuildArguments
-from data_builders.dataset_card import write_dataset_card
-from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
-from trainer_ext.card import write_card, write_export_card
+from data_builders.pipeline.dataset_card import write_dataset_card
+from trainer_ext.arguments import (CrossModalDistillConfig, ModelArguments)
+from trainer_ext.hub.model_card import (write_card, write_export_card)
 
 folder, repository = Path(sys.argv[1]), sys.argv[2]
 assert not trainer_ext.__file__.startswith(repository), trainer_ext.__file__

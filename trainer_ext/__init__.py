@@ -7,7 +7,7 @@ _PUBLIC = {
     "CrossModalDistillConfig": "trainer_ext.arguments",
     "CrossModalDistillTrainer": "trainer_ext.trainer",
     "PairCollator": "trainer_ext.collator",
-    "load_student_family": "trainer_ext.students.families",
+    "load_student_family": "trainer_ext.students.registry",
 }
 __all__ = list(_PUBLIC)
 

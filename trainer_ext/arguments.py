@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from trl import ModelConfig, SFTConfig
 
-from data_builders.schema import CHANNELS, check_channels
-from trainer_ext.collator import RESPONSE_COLUMN
-from trainer_ext.divergences import DIVERGENCES
-from trainer_ext.teachers.kinds import NO_TEACHER, TEACHER_KINDS
+from data_builders.schema import CHANNELS, RESPONSE_COLUMN, check_channels
+from trainer_ext.loss.divergences import DIVERGENCES
+
+NO_TEACHER = "none"  # plain CE on hard targets
+TEACHER_KINDS = ("model", "self", "stored", NO_TEACHER)
 
 
 @dataclass

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from data_builders.schema import CHANNELS, SPEECH_RATE_HZ, decode_speech
-from trainer_ext.alignment import pad_rows
-from trainer_ext.teachers.kinds import Reader
+from data_builders.audio import decode_speech
+from data_builders.schema import CHANNELS, RESPONSE_COLUMN, SPEECH_RATE_HZ
+from trainer_ext.loss.alignment import pad_rows
+from trainer_ext.teachers.base import Reader
 
 SILENT_SAMPLES = SPEECH_RATE_HZ // 10  # two audio tokens
-RESPONSE_COLUMN = {"teacher": "teacher_response", "gold": "gold_response"}
 
 
 class PairCollator:

@@ -19,15 +19,16 @@ from transformers.utils import logging
 from trl import SFTTrainer
 
 from data_builders.schema import CHANNELS
-from trainer_ext.adapters import check_keys
-from trainer_ext.alignment import pair_with_teacher, response_rows
-from trainer_ext.arguments import CrossModalDistillConfig
-from trainer_ext.checkpoints import find_damage, find_last_whole, write_manifest
-from trainer_ext.checks import check_rows
+from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig
+from trainer_ext.checkpoints.complete import find_damage, find_last_whole, write_manifest
 from trainer_ext.collator import PairCollator
-from trainer_ext.forward import DistillRequest, add_distill_forward
-from trainer_ext.losses import LossParts, Objective
-from trainer_ext.teachers.kinds import NO_TEACHER, Teacher
+from trainer_ext.loading.adapter import check_keys
+from trainer_ext.loss.alignment import pair_with_teacher, response_rows
+from trainer_ext.loss.distillation import LossParts
+from trainer_ext.loss.teacher_targets import Objective
+from trainer_ext.row_validation import check_rows
+from trainer_ext.students.distill_forward import DistillRequest, add_distill_forward
+from trainer_ext.teachers.base import Teacher
 
 logger = logging.get_logger(__name__)
 

@@ -98,7 +98,7 @@ class Espeak:
 
     def __init__(self) -> None:
         sys.path.insert(0, str(Path(__file__).parents[2]))
-        from data_builders.tts.espeak import EspeakEngine
+        from data_builders.speech.tts.espeak import EspeakEngine
 
         self._engine = EspeakEngine()
 

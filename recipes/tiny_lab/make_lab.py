@@ -34,8 +34,8 @@ from transformers import (
 )
 from world import gold_response, hold_out, list_facts, sentence
 
-from data_builders.schema import resample_speech
-from data_builders.tts.espeak import EspeakEngine
+from data_builders.audio import resample_speech
+from data_builders.speech.tts.espeak import EspeakEngine
 from trainer_ext.students.qwen2_5_omni import Qwen2_5OmniStudent
 
 SEED = 0

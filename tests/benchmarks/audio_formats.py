@@ -18,8 +18,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 
-from data_builders.schema import SPEECH_RATE_HZ, resample_speech  # noqa: E402
-from data_builders.tts.espeak import EspeakEngine  # noqa: E402
+from data_builders.audio import resample_speech  # noqa: E402
+from data_builders.schema import SPEECH_RATE_HZ  # noqa: E402
+from data_builders.speech.tts.espeak import EspeakEngine  # noqa: E402
 
 CLIPS = 200
 FORMATS = {

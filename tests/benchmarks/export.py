@@ -16,8 +16,8 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.families import load_student_family
 from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, name_on_disk
+from trainer_ext.students.registry import load_student_family
 
 ROOT = Path(__file__).parents[2]
 LAB = ROOT / "recipes" / "tiny_lab" / "student"

@@ -104,7 +104,8 @@ def run_liger(x: dict[str, Any]) -> None:
 def run_ours(x: dict[str, Any]) -> None:
     import torch
 
-    from trainer_ext.losses import LiveSignal, distillation_loss
+    from trainer_ext.loss.distillation import distillation_loss
+    from trainer_ext.loss.teacher_targets import LiveSignal
 
     rows = torch.arange(len(x["labels"]), device=x["labels"].device)
     signal = LiveSignal(rows, x["teacher_states"], x["teacher_head"])
@@ -114,7 +115,8 @@ def run_ours(x: dict[str, Any]) -> None:
 def run_ours_stored(x: dict[str, Any]) -> None:
     import torch
 
-    from trainer_ext.losses import StoredSignal, distillation_loss
+    from trainer_ext.loss.distillation import distillation_loss
+    from trainer_ext.loss.teacher_targets import StoredSignal
 
     rows = torch.arange(len(x["labels"]), device=x["labels"].device)
     signal = StoredSignal(rows, x["ids"], x["log_probs"], x["log_tail"], len(x["head"]))
@@ -125,7 +127,8 @@ def run_two_calls(x: dict[str, Any]) -> None:
     """Both channels of N / 2 questions' tokens, each on its own."""
     import torch
 
-    from trainer_ext.losses import LiveSignal, distillation_loss
+    from trainer_ext.loss.distillation import distillation_loss
+    from trainer_ext.loss.teacher_targets import LiveSignal
 
     half = len(x["labels"]) // 2
     rows = torch.arange(half, device=x["labels"].device)
@@ -138,7 +141,8 @@ def run_paired(x: dict[str, Any]) -> None:
     """The same in one call, the teacher's tokens shared."""
     import torch
 
-    from trainer_ext.losses import LiveSignal, distillation_loss
+    from trainer_ext.loss.distillation import distillation_loss
+    from trainer_ext.loss.teacher_targets import LiveSignal
 
     half = len(x["labels"]) // 2
     rows = torch.arange(half, device=x["labels"].device).repeat(2)

@@ -22,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from data_builders.speakability import SpeakabilityFilter  # noqa: E402
-from tests.open_orca import make_rows, write_rows  # noqa: E402
+from data_builders.questions.speakability import SpeakabilityFilter  # noqa: E402
+from tests.support.open_orca import make_rows, write_rows  # noqa: E402
 
 STAGE_SETTINGS = {
     "checks": ["--recogniser", "closed_set"],

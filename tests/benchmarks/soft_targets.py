@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_builders.prompts import read_prompts
-from data_builders.schema import make_messages
-from trainer_ext.losses import Objective, StoredSignal, distillation_loss
-from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers.model import ModelTeacher
+from data_builders.chat import make_messages
+from data_builders.questions.read import read_prompts
+from trainer_ext.loss.distillation import distillation_loss
+from trainer_ext.loss.teacher_targets import Objective, StoredSignal
+from trainer_ext.students.registry import load_student_family
+from trainer_ext.teachers.live import ModelTeacher
 
 LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
 KEPT = (16, 64, 128, 512)

@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-import trainer_ext.forward
-from data_builders.arguments import DataArguments
-from data_builders.identity import identify_model
+import trainer_ext.students.distill_forward
+from data_builders.answers.fingerprint import identify_model
+from data_builders.arguments import DataArguments, SoftTargetArguments
+from data_builders.audio import decode_speech, encode_speech
 from data_builders.pairs import load_pairs
-from data_builders.schema import SPEECH_RATE_HZ, decode_speech, encode_speech
-from data_builders.soft_targets import SoftTargetArguments
-from trainer_ext.adapters import load_peft_config, load_student
-from trainer_ext.alignment import gather_response_labels, gather_response_states
+from data_builders.schema import SPEECH_RATE_HZ
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
-from trainer_ext.forward import DistillOutput
+from trainer_ext.loading.student import load_peft_config, load_student
+from trainer_ext.loading.teacher import load_teacher
+from trainer_ext.loss.alignment import gather_response_labels, gather_response_states
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.families import load_student_family
-from trainer_ext.teachers.loading import load_teacher
+from trainer_ext.students.distill_forward import DistillOutput
+from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 TINY = Path(__file__).parents[2] / "recipes" / "configs" / "tiny.yaml"
@@ -110,8 +110,8 @@ def profile(trainer: CrossModalDistillTrainer) -> dict[str, float]:
     )
     tower = student.model.audio_tower
     tower.forward = clock.measure("audio tower", tower.forward)
-    trainer_ext.forward.distillation_loss = clock.measure(
-        "loss", trainer_ext.forward.distillation_loss
+    trainer_ext.students.distill_forward.distillation_loss = clock.measure(
+        "loss", trainer_ext.students.distill_forward.distillation_loss
     )
     if trainer.teacher is not None:
         trainer.teacher.signal = clock.measure("teacher", trainer.teacher.signal)
@@ -177,7 +177,7 @@ def compare_with_padded(trainer: CrossModalDistillTrainer, rounds: int = 5) -> f
 
     def padded_forward(*args, distill=None, **kwargs):
         hidden = student.base_model(*args, **kwargs, use_cache=False).last_hidden_state
-        distill.parts = trainer_ext.forward.distillation_loss(
+        distill.parts = trainer_ext.students.distill_forward.distillation_loss(
             gather_response_states(hidden, distill.labels),
             student.get_output_embeddings().weight,
             gather_response_labels(distill.labels),

@@ -8,8 +8,9 @@ import soundfile
 import soxr
 from peft import LoraConfig, PeftModel
 
-from data_builders.schema import SPEECH_RATE_HZ, decode_speech, encode_speech
-from tests.recipes.run_script import run_script
+from data_builders.audio import decode_speech, encode_speech
+from data_builders.schema import SPEECH_RATE_HZ
+from tests.support.run_script import run_script
 from trainer_ext.evaluation.answers import answer_rows
 
 HELD_BY_SOUNDFILE = {"wav", "flac", "ogg", "mp3"}

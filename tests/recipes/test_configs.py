@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_builders.arguments import BuildArguments, DataArguments
-from data_builders.soft_targets import SoftTargetArguments
+from data_builders.arguments import BuildArguments, DataArguments, SoftTargetArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.parser import RecipeParser
 

@@ -11,13 +11,14 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
-from tests.recipes.run_script import run_script
-from tests.tiny_omni import PUBLISHED_NAMES, number_names, read_weights, save_tiny_omni
-from trainer_ext.adapters import load_adapter, load_peft_config, load_student
+from tests.support.run_script import run_script
+from tests.support.tiny_omni import PUBLISHED_NAMES, number_names, read_weights, save_tiny_omni
 from trainer_ext.arguments import ModelArguments
-from trainer_ext.export import Changes, export_omni
-from trainer_ext.merging import load_trained, read_base_name
-from trainer_ext.students.families import load_student_family
+from trainer_ext.export.merge import load_trained, read_base_name
+from trainer_ext.export.targets import Changes, export_omni
+from trainer_ext.loading.adapter import load_adapter
+from trainer_ext.loading.student import load_peft_config, load_student
+from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -367,7 +368,7 @@ def test_a_killed_export_leaves_no_half_model(adapter, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("trainer_ext.export.rewrite_shard", fail)
+    monkeypatch.setattr("trainer_ext.export.targets.rewrite_shard", fail)
     base, _ = read_base_name(str(adapter))
     family = load_student_family(base)
     changes = Changes(load_trained(str(adapter), family), str(adapter))

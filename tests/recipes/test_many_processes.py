@@ -12,7 +12,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from tests.tiny_omni import read_weights
+from tests.support.tiny_omni import read_weights
 
 ROOT = Path(__file__).parents[2]
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -112,7 +112,7 @@ def test_zero_trains_as_one_process_does(run, tmp_path, stage):
     alone = run(1, "alone", *few, "--per_device_train_batch_size", "8")
     both = run(
         *(2, "both", *few, "--per_device_train_batch_size", "4", "--deepspeed", str(config)),
-        script="tests/recipes/zero_run.py",
+        script="tests/support/zero_run.py",
     )
     assert torch.allclose(read_losses(alone), read_losses(both), atol=1e-3)
     ours, theirs = read_weights(both), read_weights(alone)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.recipes.run_script import run_script
 from tests.recipes.test_configs import CONFIGS
-from trainer_ext.memory.cards import CARDS, PRESENT_NAMES, find_card
+from tests.support.run_script import run_script
+from trainer_ext.memory.gpus import CARDS, PRESENT_NAMES, find_card
 from trainer_ext.memory.sharding import Sharding, read_sharding
-from trainer_ext.students.families import find_student_family
+from trainer_ext.students.registry import find_student_family
 
 ROOT = Path(__file__).parents[2]
 ACCELERATE = ROOT / "recipes" / "accelerate"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.recipes.hub_server import HubServer
+from tests.support.hub import HubServer
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_ThisTokenMustNeverLeaveMemory"

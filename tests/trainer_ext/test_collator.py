@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.trainer_ext.test_invariance import TOLERANCE, difference, gradients
-from trainer_ext.alignment import IGNORED
 from trainer_ext.collator import PairCollator
+from trainer_ext.loss.alignment import IGNORED
 
 
 def test_a_batch_without_speech_is_heard_all_the_same(family, pairs, teacher):

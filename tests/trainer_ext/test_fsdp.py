@@ -35,7 +35,7 @@ def test_two_fsdp2_processes_equal_one(pairs, tmp_path, shard_head, bf16, tolera
         subprocess.run(
             [
                 *("torchrun", "--standalone", "--nproc_per_node", str(processes)),
-                str(Path(__file__).with_name("fsdp_step.py")),
+                str(Path(__file__).parents[1] / "support" / "fsdp_step.py"),
                 json.dumps(settings),
             ],
             check=True,

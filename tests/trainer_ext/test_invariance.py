@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from trainer_ext.alignment import IGNORED
 from trainer_ext.collator import PairCollator
+from trainer_ext.loss.alignment import IGNORED
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 TOLERANCE = 1e-5
@@ -134,7 +134,11 @@ def run_one_step(folder: Path, processes: int, **arguments) -> dict[str, torch.T
         else ["torchrun", "--standalone", "--nproc_per_node", str(processes)]
     )
     subprocess.run(
-        [*launcher, str(Path(__file__).with_name("one_step.py")), json.dumps(settings)],
+        [
+            *launcher,
+            str(Path(__file__).parents[1] / "support" / "one_step.py"),
+            json.dumps(settings),
+        ],
         check=True,
         timeout=300,
         capture_output=True,

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from peft import LoraConfig
 
-from trainer_ext.checkpoints import find_damage
+from trainer_ext.checkpoints.complete import find_damage
 
 
 def snapshot(module) -> dict[str, torch.Tensor]:

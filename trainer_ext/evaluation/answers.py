@@ -10,8 +10,8 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
-from data_builders.schema import decode_speech
-from trainer_ext.collator import pad_rows
+from data_builders.audio import decode_speech
+from trainer_ext.loss.alignment import pad_rows
 
 MOST_LOGITS = 2**28  # of a batch of prompts: 0.5 GiB in bfloat16
 

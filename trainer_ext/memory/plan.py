@@ -12,11 +12,11 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from trainer_ext.adapters import load_peft_config, read_dtype
-from trainer_ext.alignment import IGNORED
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
-from trainer_ext.elementwise import BLOCK_LOGITS
-from trainer_ext.losses import CHUNK_ROWS
+from trainer_ext.loading.student import load_peft_config, read_dtype
+from trainer_ext.loss.alignment import IGNORED
+from trainer_ext.loss.chunk_torch import BLOCK_LOGITS
+from trainer_ext.loss.distillation import CHUNK_ROWS
 from trainer_ext.memory.activations import Activations, measure_activations
 from trainer_ext.memory.sharding import ONE_PROCESS, Sharding
 

@@ -4,7 +4,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from trainer_ext.memory.cards import USABLE_SHARE, Card
+from trainer_ext.memory.gpus import USABLE_SHARE, Card
 from trainer_ext.memory.plan import Plan
 
 GIB = 2**30

@@ -24,9 +24,9 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from data_builders.schema import DEFAULT_SYSTEM
-from trainer_ext.row_attention import ROW_ATTENTION
-from trainer_ext.shards import Shards
+from data_builders.chat import DEFAULT_SYSTEM
+from trainer_ext.checkpoints.safetensors_files import Shards
+from trainer_ext.students.packed_attention import ROW_ATTENTION
 from trainer_ext.students.qwen2_5_omni_names import name_in_memory
 from trainer_ext.students.whisper_features import count_frames, extract_features
 

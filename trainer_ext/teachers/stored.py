@@ -12,13 +12,9 @@ import torch
 from datasets import Dataset, load_dataset, load_from_disk
 from torch import Tensor, nn
 
-from data_builders.schema import (
-    SOFT_TARGET_FEATURES,
-    hash_question,
-    hash_tokens,
-    hash_vocabulary,
-)
-from trainer_ext.losses import StoredSignal
+from data_builders.chat import hash_question, hash_tokens, hash_vocabulary
+from data_builders.schema import SOFT_TARGET_FEATURES
+from trainer_ext.loss.teacher_targets import StoredSignal
 
 # What is the same in every row.
 SETTINGS = ("teacher", "made_by", "tokenizer", "vocabulary_rows", "k", "temperatures")

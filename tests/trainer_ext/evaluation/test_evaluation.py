@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from trainer_ext.arguments import ModelArguments
-from trainer_ext.card import write_card
 from trainer_ext.evaluation.answers import answer_rows, encode_prompts, generate_greedily
 from trainer_ext.evaluation.plots import plot_run
 from trainer_ext.evaluation.report import show_table, write_report
@@ -19,6 +18,7 @@ from trainer_ext.evaluation.scores import (
     score_student,
     select_scorable,
 )
+from trainer_ext.hub.model_card import write_card
 
 BEFORE = {"sums": Scores(100.0, 80.0, 40.0, 40.0, 20.0), ALL: Scores(100.0, 80.0, 40.0, 40.0, 20.0)}
 AFTER = {"sums": Scores(100.0, 98.0, 80.0, 18.0, 2.0), ALL: Scores(100.0, 98.0, 80.0, 18.0, 2.0)}

@@ -14,12 +14,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from tests.conftest import TEACHER, make_soft_targets
-from trainer_ext.adapters import count_linear_classes
 from trainer_ext.arguments import ModelArguments
-from trainer_ext.checks import check_rows
-from trainer_ext.teachers.model import ModelTeacher
+from trainer_ext.loading.student import count_linear_classes
+from trainer_ext.loading.zero3 import reading_whole, shares_weights
+from trainer_ext.row_validation import check_rows
+from trainer_ext.teachers.live import ModelTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
-from trainer_ext.whole import reading_whole, shares_weights
 
 
 def batch_of(trainer, number: int = 4) -> dict:
@@ -287,7 +287,7 @@ def test_a_quantised_teacher_cannot_be_offloaded():
 
 def test_under_zero3_a_teacher_in_memory_is_refused(monkeypatch):
     """It would be sharded with the student, and its head read as an empty tensor."""
-    monkeypatch.setattr("trainer_ext.teachers.model.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("trainer_ext.teachers.live.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(
         ValueError, match=r"under ZeRO-3 the teacher would be shared.*reading_whole"
     ):
@@ -296,7 +296,7 @@ def test_under_zero3_a_teacher_in_memory_is_refused(monkeypatch):
 
 def test_an_empty_teacher_under_fsdp_is_refused(monkeypatch):
     """With `fsdp_cpu_ram_efficient_loading` every process but the first gets weights that nothing fills."""
-    monkeypatch.setattr("trainer_ext.teachers.model.is_fsdp_enabled", lambda: True)
+    monkeypatch.setattr("trainer_ext.teachers.live.is_fsdp_enabled", lambda: True)
     with pytest.raises(ValueError, match="fsdp_cpu_ram_efficient_loading is on"):
         ModelTeacher.from_pretrained(TEACHER)
 

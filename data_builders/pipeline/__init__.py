@@ -1,0 +1,1 @@
+"""Stages, shards and the finished data set."""

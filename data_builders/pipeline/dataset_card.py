@@ -1,0 +1,89 @@
+"""The data set's card and pictures, from the facts of its build."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from data_builders.arguments import BuildArguments
+from data_builders.questions.read import is_file
+
+TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
+HISTOGRAMS = {
+    "speech_seconds": ("seconds of speech", np.arange(0, 30.5, 0.5)),
+    "wer": ("word error rate", np.arange(0, 1.05, 0.05)),
+    "noisy_wer": ("word error rate, noisy", np.arange(0, 1.05, 0.05)),
+    "similarity": ("similarity of what was heard", np.arange(0, 1.05, 0.05)),
+}
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def write_dataset_card(
+    folder: Path,
+    arguments: BuildArguments,
+    teacher: str | None,
+    rows: dict[str, int],
+    counts: dict[str, dict[str, int]],
+    figures: dict[str, np.ndarray],
+) -> None:
+    """Write README.md and images/*.png into the data set's folder.
+
+    Args:
+        rows: split -> kept rows.
+        counts: stage -> what became of its rows.
+        figures: column -> its values (n,), of all kept rows; at least one each.
+    """
+    for column, values in figures.items():
+        plot_histogram(folder / "images" / f"{column}.png", values, *HISTOGRAMS[column])
+    licences = dict(entry.split("=", 1) for entry in arguments.licenses)
+    total = sum(rows.values())
+    data = DatasetCardData(
+        language="en",
+        license="other" if len(set(licences.values())) != 1 else next(iter(licences.values())),
+        task_categories=["question-answering", "automatic-speech-recognition"],
+        tags=["speech", "spoken-questions", "cross-modal-distillation"],
+        size_categories=next((name for limit, name in SIZES if total < limit), "n>1M"),
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": split, "path": f"data/{split}-*.parquet"} for split in sorted(rows)
+                ],
+            }
+        ],
+    )
+    card = DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=Path(arguments.output_dir).name,
+        prompts=name_prompts(arguments),
+        arguments=arguments,
+        teacher=teacher,
+        rows=rows,
+        counts=counts,
+        hours=float(np.sum(figures.get("speech_seconds", np.zeros(1)))) / 3600,
+        means={column: float(np.mean(values)) for column, values in figures.items()},
+        pictures=list(figures),
+        licences=licences,
+    )
+    (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def name_prompts(arguments: BuildArguments) -> str:
+    """The questions' source, without the folders of the machine that a file lay on."""
+    assert arguments.prompts is not None
+    return Path(arguments.prompts).name if is_file(arguments.prompts) else arguments.prompts
+
+
+def plot_histogram(file: Path, values: np.ndarray, title: str, edges: np.ndarray) -> None:
+    """Write a PNG of values (n,); those beyond the edges count at the edge."""
+    file.parent.mkdir(exist_ok=True)
+    figure, axes = plt.subplots(figsize=(5, 2.5), layout="constrained")
+    axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges, color="#4477aa")
+    axes.set(xlabel=title, ylabel="rows")
+    figure.savefig(file, dpi=100, metadata={"Software": None})
+    plt.close(figure)

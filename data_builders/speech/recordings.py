@@ -1,0 +1,41 @@
+"""The recordings of one question: how many, in which voices, and under which keys their clips are journaled.
+
+Voices, ids and noise are functions of the row, so that any number of machines makes the same data set.
+"""
+
+from typing import Any, NamedTuple
+
+from data_builders.arguments import BuildArguments
+from data_builders.schema import make_row_id
+from data_builders.speech.augmentation import make_noise_key
+from data_builders.speech.synthesis import choose_voice, make_clip_key, name_engine
+
+
+class Take(NamedTuple):
+    """One recording; a question that is never spoken has one without voice and keys."""
+
+    id: str
+    voice: str
+    clip_key: str
+    noisy_key: str
+
+
+def plan_takes(row: dict[str, Any], arguments: BuildArguments) -> list[Take]:
+    """The takes of one planned question."""
+    source, question = row["source"], row["question"]
+    if "s2t" not in row["channels"]:
+        return [Take(make_row_id(source, question), "", "", "")]
+    if row["split"] == "train":
+        voices = [
+            choose_voice(arguments.train_voices, question, take)
+            for take in range(arguments.takes_per_question)
+        ]
+    else:
+        voices = arguments.test_voices
+    takes = []
+    for number, voice in enumerate(voices):
+        row_id = make_row_id(source, question, number)
+        clip_key = make_clip_key(name_engine(arguments), row["spoken"], voice)
+        noisy_key = make_noise_key(arguments, clip_key, row_id) if arguments.noise else ""
+        takes.append(Take(row_id, voice, clip_key, noisy_key))
+    return takes

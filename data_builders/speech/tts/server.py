@@ -1,0 +1,57 @@
+"""Speech by any server with OpenAI's interface, POST /v1/audio/speech; recipes/speech_service is one, with CosyVoice.
+
+A voice is written `name[/speed]`: "alice", "alice/1.1". Answers are WAV or FLAC of any sampling rate.
+"""
+
+import io
+
+import numpy as np
+import soundfile
+
+from data_builders.arguments import BuildArguments
+from data_builders.clients.openai import connect, errors_of_a_row
+
+TIMEOUT_SECONDS = 300.0
+
+
+class ServerEngine:
+    """A model behind a server.
+
+    Args:
+        base_url: for instance http://localhost:8001/v1
+        model: which of its models.
+        in_flight: requests at a time.
+    """
+
+    name = "server"
+
+    def __init__(self, base_url: str, model: str, in_flight: int) -> None:
+        self.base_url, self.model, self.in_flight = base_url, model, in_flight
+        self._client = connect(base_url, TIMEOUT_SECONDS)
+
+    @classmethod
+    def from_arguments(cls, arguments: BuildArguments) -> "ServerEngine":
+        assert arguments.speech_server is not None
+        return cls(arguments.speech_server, arguments.speech_model, arguments.speech_concurrency)
+
+    def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:
+        """Speak `text`; see `SpeechEngine`."""
+        name, _, speed = voice.partition("/")
+        try:
+            rate = float(speed or 1)
+        except ValueError as error:
+            raise ValueError(
+                f"voice {voice!r}: write name[/speed], for example alice/1.1"
+            ) from error
+        with errors_of_a_row(self.base_url):
+            answer = self._client.audio.speech.create(
+                model=self.model, input=text, voice=name, response_format="wav", speed=rate
+            )
+            body = answer.read()
+        try:
+            return soundfile.read(io.BytesIO(body), dtype="float32")
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{self.base_url} answered with no sound file: {error}") from error
+
+    def close(self) -> None:
+        self._client.close()

@@ -1,0 +1,74 @@
+"""One backward of the tiny lab sharded by FSDP2 over the processes that torchrun starts; keeps the whole gradient.
+
+torchrun --standalone --nproc_per_node 2 fsdp_step.py \
+    '{"dataset": folder, "output": file, "shard_head": true, "bf16": false}'
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from datasets import load_from_disk
+from safetensors.torch import save_file
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from trainer_ext import PairCollator, load_student_family
+from trainer_ext.loss.alignment import IGNORED, pair_with_teacher
+from trainer_ext.loss.teacher_targets import Objective
+from trainer_ext.students.distill_forward import DistillRequest, add_distill_forward
+from trainer_ext.teachers.live import ModelTeacher
+
+LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    family = load_student_family(str(LAB / "student"))
+    model = family.load_model(str(LAB / "student"), dtype="float32")
+    add_distill_forward(model, family.pack)
+    if world > 1:
+        half = torch.bfloat16 if settings["bf16"] else None
+        policy = MixedPrecisionPolicy(param_dtype=half, output_dtype=half)
+        if settings["shard_head"]:
+            fully_shard(model.lm_head, mp_policy=policy)  # a DTensor inside the forward
+        for layer in (*model.model.language_model.layers, *model.model.audio_tower.layers):
+            fully_shard(layer, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
+    teacher = ModelTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
+    rows = list(load_from_disk(settings["dataset"]))
+    batch = PairCollator(family, teacher.reader)(rows[rank::world])
+    tokens = torch.tensor(int((batch["labels"] != IGNORED).sum()))
+    dist.all_reduce(tokens)
+
+    labels = batch.pop("labels")
+    lengths, questions = (
+        torch.tensor(batch.pop(key)) for key in ("response_lengths", "question_of_row")
+    )
+    asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
+    del batch["channel"], batch["row_ids"]
+    signal = teacher.signal(asked, pair_with_teacher(labels, lengths, questions))
+    request = DistillRequest(labels, signal, Objective())
+    output = model(**batch, distill=request)
+    (output.total / tokens * world).backward()
+    parts = request.parts
+    assert {part.dtype for part in (parts.total, parts.ce, parts.kl)} == {torch.float32}
+    assert signal.states.dtype == torch.float32
+    loss = parts.total.detach().clone()
+    dist.all_reduce(loss)
+    gradients = {"loss": loss / tokens} | {
+        name: p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
+    if rank == 0:
+        save_file({name: grad.contiguous() for name, grad in gradients.items()}, settings["output"])
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""One optimizer step of the tiny lab in a process of its own; keeps the gradient it would apply.
+
+python one_step.py '{"dataset": folder, "output": file, "soft_targets": folder, "per_device_train_batch_size": 4}'
+torchrun --standalone --nproc_per_node 2 one_step.py ...
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import load_from_disk
+from peft import LoraConfig
+from safetensors.torch import save_file
+from transformers import TrainerCallback, set_seed
+
+from trainer_ext import CrossModalDistillConfig, CrossModalDistillTrainer, load_student_family
+from trainer_ext.arguments import ModelArguments
+from trainer_ext.loading.teacher import load_teacher
+
+LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
+
+
+class KeepGradient(TrainerCallback):
+    """Writes the gradients right before the optimizer uses them."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if PartialState().is_main_process:
+            named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            save_file(
+                {name.removeprefix("module."): grad.contiguous() for name, grad in named.items()},
+                self.file,
+            )
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    dataset, output = load_from_disk(settings.pop("dataset")), settings.pop("output")
+    soft_targets = settings.pop("soft_targets")
+    family = load_student_family(str(LAB / "student"))
+    training = CrossModalDistillConfig(
+        output_dir=str(Path(output).parent / "run"),
+        max_steps=1,
+        max_grad_norm=0.0,
+        train_sampling_strategy="sequential",
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **settings,
+    )
+    model = ModelArguments(
+        model_name_or_path=str(LAB / "student"),
+        teacher_model_name_or_path=str(LAB / "teacher"),
+        dtype="float32",
+    )
+    set_seed(0)  # adapters that do something from the start
+    adapters = LoraConfig(target_modules=family.lora_target_modules, init_lora_weights=False)
+    CrossModalDistillTrainer(
+        model=family.load_model(str(LAB / "student"), dtype="float32"),
+        args=training,
+        family=family,
+        teacher=load_teacher(model, training, family, soft_targets),
+        train_dataset=dataset,
+        peft_config=adapters if training.teacher_kind == "self" else None,
+        callbacks=[KeepGradient(output)],
+    ).train()
+
+
+if __name__ == "__main__":
+    main()

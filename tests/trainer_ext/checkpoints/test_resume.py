@@ -1,0 +1,66 @@
+"""Kill -9 at any moment, saves included, and go on: the recipe's own process, for real."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[3]
+STEPS = 30
+
+
+def start(output_dir: Path, data_dir: Path) -> subprocess.Popen:
+    """The recipe with a save at every step: whenever it dies, a save is near."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "recipes/s2t_t2t.py",
+            *("--config", "recipes/configs/tiny_t2t_only.yaml", "--channels", "t2t", "s2t"),
+            *("--output_dir", str(output_dir), "--data_dir", str(data_dir)),
+            *("--max_steps", str(STEPS), "--save_steps", "1", "--save_total_limit", "2"),
+            *("--resume_from_checkpoint", "true"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def saved_steps(output_dir: Path) -> int:
+    steps = [int(folder.name.split("-")[1]) for folder in output_dir.glob("checkpoint-*")]
+    return max(steps, default=0)
+
+
+@pytest.mark.slow
+def test_ten_kills_end_with_the_weights_of_an_uninterrupted_run(tmp_path):
+    """The base Trainer came back from 5 of 12 such kills."""
+    data_dir = tmp_path / "data"
+    assert start(tmp_path / "straight", data_dir).wait(timeout=600) == 0
+    chance, killed = random.Random(0), 0
+    while killed < 10:
+        run = start(tmp_path / "killed", data_dir)
+        reached = saved_steps(tmp_path / "killed")
+        # Not before it has gone on by a step or two, so that all ten kills fall between first and last step.
+        while saved_steps(tmp_path / "killed") < min(reached + 2, STEPS - 1) and run.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.25))
+        if run.poll() is not None:
+            break
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        killed += 1
+    assert killed == 10
+    assert start(tmp_path / "killed", data_dir).wait(timeout=600) == 0
+    straight = load_file(tmp_path / "straight" / "adapter_model.safetensors")
+    resumed = load_file(tmp_path / "killed" / "adapter_model.safetensors")
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)

@@ -1,0 +1,97 @@
+"""The GPU's kernels: interpreted on this CPU against plain torch, and compiled for the cards people have."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from trainer_ext.loss.chunk_torch import PlainElementwise
+from trainer_ext.loss.chunk_triton import FusedElementwise
+from trainer_ext.loss.divergences import DIVERGENCES
+from trainer_ext.loss.teacher_targets import LiveChunk, Objective, StoredChunk
+
+COMPILE = """
+import inspect, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from trainer_ext import kernels
+
+kernel, divergence, capability = getattr(kernels, sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+numbers = {"stride": "i32", "columns": "i32", "shared": "i32", "scale": "fp32", "teacher_stride": "i32", "beta": "fp32",
+           "teacher_rows": "*i64"}
+names = list(inspect.signature(kernel.fn).parameters)
+constants = {name: value for name, value in {"BLOCK": kernels.BLOCK, "DIVERGENCE": divergence}.items() if name in names}
+signature = {name: "constexpr" if name in constants else numbers.get(name, "*fp32") for name in names}
+compiled = triton.compile(
+    ASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()}),
+    target=GPUTarget("cuda", capability, 32),
+    options={"num_warps": kernels.WARPS},
+)
+assert compiled.asm["cubin"]
+"""
+
+
+def make_chunk(tokens: int, rows: int, shared: int, k: int | None, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return 3 * torch.randn(*shape, generator=generator)
+
+    logits = normal(tokens, rows)
+    labels = torch.randint(rows, (tokens,), generator=generator)
+    labels[0] = logits[0].argmax()
+    teacher = normal(tokens // 2 + 1, shared)
+    if k is None:
+        return logits, labels, LiveChunk(teacher, torch.arange(tokens) // 2)
+    log_probs, ids = normal(tokens, shared).log_softmax(-1).topk(k)
+    return logits, labels, StoredChunk(ids, log_probs, torch.full((tokens,), -1.3), shared)
+
+
+@pytest.mark.parametrize("divergence", sorted(DIVERGENCES))
+@pytest.mark.parametrize(
+    ("tokens", "rows", "shared", "k"),
+    [
+        (5, 70, 70, None),
+        (6, 9000, 8200, None),
+        (5, 70, 61, 7),
+        (4, 9000, 9000, 64),
+        (3, 40, 40, 40),
+    ],
+)
+def test_a_kernel_does_what_plain_torch_does(divergence, tokens, rows, shared, k):
+    """A second block of columns, ids beyond the shared ones, a teacher's row for two tokens, a tail and none."""
+    objective = Objective(kl_weight=0.7, temperature=1.7, divergence=divergence, beta=0.3)
+    logits, labels, target = make_chunk(tokens, rows, shared, k)
+    expected = PlainElementwise(logits, objective)(plain := logits.clone(), labels, target)
+    seen = FusedElementwise(objective)(fused := logits.clone(), labels, target)
+    for ours, theirs in zip((fused, *seen), (plain, *expected), strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_without_a_teacher_is_cross_entropy():
+    """The weight of nothing must be nothing, also where the softmax at the temperature overflows."""
+    logits, labels, _ = make_chunk(4, 300, 300, None)
+    logits[1] *= 1e4
+    expected = PlainElementwise(logits, Objective())(plain := logits.clone(), labels, None)
+    seen = FusedElementwise(Objective())(fused := logits.clone(), labels, None)
+    for ours, theirs in zip((fused, *seen), (plain, *expected), strict=True):
+        assert torch.isfinite(ours).all()
+        assert torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("capability", [80, 89, 90])
+@pytest.mark.parametrize("kernel", ["_normalise", "_differentiate"])
+def test_a_kernel_compiles_for_a_card(kernel, capability):
+    """What the interpreter forgives, a compiler does not: types that change in a loop, for one."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    for divergence in range(4) if kernel == "_differentiate" else (0,):
+        subprocess.run(
+            [sys.executable, "-c", COMPILE, kernel, str(divergence), str(capability)],
+            check=True,
+            env=environment,
+        )

@@ -1,0 +1,1 @@
+"""Complete checkpoints and safetensors files."""

@@ -1,0 +1,1 @@
+"""A trained student in the forms that others load."""

@@ -1,0 +1,1 @@
+"""Student, adapter and teacher weights into memory."""

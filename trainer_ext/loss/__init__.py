@@ -1,0 +1,1 @@
+"""The distillation loss; imports torch alone."""

@@ -1,0 +1,286 @@
+"""The elementwise part of the loss on a GPU, in Triton: what plain torch does in twenty passes over a chunk's logits.
+
+One program a row, in float32. `normalise` reads a row once; `differentiate_` overwrites it by its gradient.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from trainer_ext.loss.chunk_torch import compare_outcomes
+from trainer_ext.loss.teacher_targets import LiveChunk, Objective, StoredChunk, TeacherChunk
+
+BLOCK = 4096
+WARPS = 8
+CODES = {"none": 0, "forward_kl": 1, "reverse_kl": 2, "jsd": 3}  # of DIVERGENCES, in the kernel
+
+
+class FusedElementwise:
+    """As `elementwise.PlainElementwise`, without a buffer of the logits' size."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+
+    def __call__(
+        self, logits: Tensor, labels: Tensor, target: TeacherChunk
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """CE, divergence, hit and entropy of the chunk's tokens, (C,) each; `logits` (C, V) become their gradient."""
+        label_logits = logits.gather(1, labels[:, None]).squeeze(1)
+        if isinstance(target, StoredChunk):
+            norms, divergence = self._follow_stored_(logits, target)
+        else:
+            norms, divergence = self._follow_(logits, target)
+        logits.scatter_add_(1, labels[:, None], logits.new_full((len(labels), 1), -1.0))
+        correct = label_logits == norms.largest
+        return norms.log_norm - label_logits, divergence, correct, norms.entropy
+
+    def _follow_(self, logits: Tensor, target: LiveChunk | None) -> tuple["RowNorms", Tensor]:
+        """Overwrite the logits by softmax + weight * gradient of the divergence from a live teacher, or of none."""
+        tau = self.objective.temperature
+        shared = logits.shape[1] if target is None else target.logits.shape[1]
+        norms = normalise(logits, shared, tau)
+        if target is None:
+            nothing = torch.zeros_like(norms.log_norm)
+            differentiate_(logits, norms, shared, tau, nothing)
+            return norms, nothing
+        return norms, differentiate_(
+            logits,
+            norms,
+            shared,
+            tau,
+            torch.full_like(norms.log_norm, self.objective.kl_weight * tau),
+            self.objective.divergence,
+            self.objective.beta,
+            target.logits,
+            normalise(target.logits, shared, tau).log_norm_scaled,
+            target.rows,
+        )
+
+    def _follow_stored_(self, logits: Tensor, stored: StoredChunk) -> tuple["RowNorms", Tensor]:
+        """The same for a stored teacher: the kernels see the tail, plain torch the few kept ids."""
+        tau, shared = self.objective.temperature, stored.vocabulary_rows
+        kept = logits.gather(1, stored.ids)  # (C, k)
+        logits.scatter_(1, stored.ids, -torch.inf)
+        tail = normalise(logits, shared, tau)
+        norms = join_kept(tail, kept)
+        log_norm_scaled = torch.logaddexp(tail.log_norm_scaled, (kept / tau).logsumexp(dim=-1))
+        log_q = kept / tau - log_norm_scaled[:, None]
+        log_q_tail = tail.log_norm_scaled - log_norm_scaled
+        divergence, grad = compare_outcomes(
+            log_q, None if kept.shape[1] == shared else log_q_tail, stored, self.objective
+        )
+        grad = grad * (self.objective.kl_weight * tau)
+        within_tail = RowNorms(norms.log_norm, tail.log_norm_scaled, norms.entropy, norms.largest)
+        differentiate_(logits, within_tail, shared, tau, grad[:, -1].contiguous())
+        kept_grad = (kept - norms.log_norm[:, None]).exp() + grad[:, : kept.shape[1]]
+        logits.scatter_(1, stored.ids, kept_grad)
+        return norms, divergence
+
+
+def join_kept(tail: "RowNorms", kept: Tensor) -> "RowNorms":
+    """Norms of whole rows from those without the kept logits, and these (C, k)."""
+    kept_norm = kept.logsumexp(dim=-1)
+    log_norm = torch.logaddexp(tail.log_norm, kept_norm)
+    # Entropy of a mixture of two disjoint parts: each part's own, and that of the choice between them.
+    log_share = tail.log_norm - log_norm
+    log_probs = kept - log_norm[:, None]
+    entropy = log_share.exp() * (tail.entropy - log_share.clamp(min=-1e30))
+    entropy = entropy.nan_to_num() - (log_probs.exp() * log_probs).sum(dim=-1)
+    largest = torch.maximum(tail.largest, kept.amax(dim=-1))
+    return RowNorms(log_norm, tail.log_norm_scaled, entropy, largest)
+
+
+@dataclass
+class RowNorms:
+    """What one pass over rows of logits tells, (R,) each."""
+
+    log_norm: Tensor  # log sum exp
+    log_norm_scaled: Tensor  # log sum exp of logits / temperature, over the first `shared` columns
+    entropy: Tensor  # at temperature 1
+    largest: Tensor
+
+
+def normalise(logits: Tensor, shared: int, temperature: float) -> RowNorms:
+    """Norms, entropy and largest logit of every row; logits (R, V) of minus infinity count as absent."""
+    norms = RowNorms(*logits.new_empty((4, len(logits))))
+    _normalise[(len(logits),)](
+        logits,
+        logits.stride(0),
+        logits.shape[1],
+        shared,
+        1 / temperature,
+        norms.log_norm,
+        norms.log_norm_scaled,
+        norms.entropy,
+        norms.largest,
+        BLOCK=BLOCK,
+        num_warps=WARPS,
+    )
+    return norms
+
+
+def differentiate_(
+    logits: Tensor,
+    norms: RowNorms,
+    shared: int,
+    temperature: float,
+    weight: Tensor,
+    divergence: str = "none",
+    beta: float = 0.5,
+    teacher: Tensor | None = None,
+    teacher_log_norm: Tensor | None = None,
+    teacher_rows: Tensor | None = None,
+) -> Tensor:
+    """Overwrite logits (R, V) by softmax + weight * (what `divergence` pulls at); returns the divergence (R,).
+
+    With a teacher the second term is the gradient of the divergence by logits / temperature. Without one ("none") it is
+    the softmax at `temperature` over the first `shared` columns.
+
+    Args:
+        weight: (R,), of the second term.
+        teacher: logits (R', shared at least), of which row i of `logits` is compared with row `teacher_rows[i]`.
+        teacher_log_norm: (R',), of the teacher's logits / temperature.
+    """
+    value = torch.zeros_like(norms.log_norm)
+    _differentiate[(len(logits),)](
+        logits,
+        logits.stride(0),
+        logits.shape[1],
+        shared,
+        1 / temperature,
+        norms.log_norm,
+        norms.log_norm_scaled,
+        weight,
+        value,
+        logits if teacher is None else teacher,
+        0 if teacher is None else teacher.stride(0),
+        norms.log_norm if teacher_log_norm is None else teacher_log_norm,
+        norms.log_norm if teacher_rows is None else teacher_rows,
+        beta,
+        DIVERGENCE=CODES[divergence],
+        BLOCK=BLOCK,
+        num_warps=WARPS,
+    )
+    return value
+
+
+@triton.jit
+def _normalise(
+    logits,
+    stride,
+    columns,
+    shared,
+    scale,
+    log_norm,
+    log_norm_scaled,
+    entropy,
+    largest,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    # Running sums relative to the largest logit so far, kept apart for all columns and for the shared ones.
+    top = -1e30
+    total = 0.0
+    gap = 0.0
+    top_scaled = -1e30
+    total_scaled = 0.0
+    for start in range(0, columns, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        x = tl.load(logits + at, mask=at < columns, other=float("-inf"))
+        new_top = tl.maximum(top, tl.max(x, 0))
+        shrink = tl.exp(top - new_top)
+        e = tl.exp(x - new_top)
+        gap = shrink * (gap + total * (top - new_top))
+        gap += tl.sum(tl.where(e > 0, e * (x - new_top), 0.0), 0)
+        total = total * shrink + tl.sum(e, 0)
+        top = new_top
+        y = tl.where(at < shared, x * scale, float("-inf"))
+        new_top_scaled = tl.maximum(top_scaled, tl.max(y, 0))
+        total_scaled = total_scaled * tl.exp(top_scaled - new_top_scaled)
+        total_scaled += tl.sum(tl.exp(y - new_top_scaled), 0)
+        top_scaled = new_top_scaled
+    tl.store(log_norm + row, top + tl.log(total))
+    tl.store(log_norm_scaled + row, top_scaled + tl.log(total_scaled))
+    tl.store(entropy + row, tl.log(total) - gap / total)
+    tl.store(largest + row, top)
+
+
+@triton.jit
+def _pull(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE: tl.constexpr):
+    """A divergence's terms and its pull, as in divergences.py."""
+    if DIVERGENCE == 1:
+        p = tl.exp(log_p)
+        value = p * (log_p - log_q)
+        pull = -p
+    elif DIVERGENCE == 2:
+        value = tl.exp(log_q) * (log_q - log_p)
+        pull = value
+    else:
+        a = log_p + log_beta
+        b = log_q + log_rest
+        larger = tl.maximum(a, b)
+        log_m = larger + tl.log(tl.exp(a - larger) + tl.exp(b - larger))
+        pull = (1 - beta) * tl.exp(log_q) * (log_q - log_m)
+        value = beta * tl.exp(log_p) * (log_p - log_m) + pull
+    return value, pull
+
+
+@triton.jit
+def _differentiate(
+    logits,
+    stride,
+    columns,
+    shared,
+    scale,
+    log_norm,
+    log_norm_scaled,
+    weight,
+    value,
+    teacher,
+    teacher_stride,
+    teacher_log_norm,
+    teacher_rows,
+    beta,
+    DIVERGENCE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    norm = tl.load(log_norm + row)
+    norm_scaled = tl.load(log_norm_scaled + row)
+    factor = tl.load(weight + row)
+    total_pull = 0.0
+    if DIVERGENCE > 0:
+        teacher_row = tl.load(teacher_rows + row).to(tl.int64)
+        teacher += teacher_row * teacher_stride
+        teacher_norm = tl.load(teacher_log_norm + teacher_row)
+        log_beta = tl.log(beta)
+        log_rest = tl.log(1 - beta)
+        total_value = 0.0
+        for start in range(0, shared, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            inside = at < shared
+            log_q = tl.load(logits + at, mask=inside, other=0.0) * scale - norm_scaled
+            log_p = tl.load(teacher + at, mask=inside, other=0.0) * scale - teacher_norm
+            terms, pull = _pull(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE)
+            total_value += tl.sum(tl.where(inside, terms, 0.0), 0)
+            total_pull += tl.sum(tl.where(inside, pull, 0.0), 0)
+        tl.store(value + row, total_value)
+    for start in range(0, columns, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        inside = at < shared
+        x = tl.load(logits + at, mask=at < columns, other=float("-inf"))
+        grad = tl.exp(x - norm)
+        log_q = x * scale - norm_scaled
+        q = tl.where(inside & (x > float("-inf")), tl.exp(log_q), 0.0)
+        if DIVERGENCE > 0:
+            log_p = tl.load(teacher + at, mask=inside, other=0.0) * scale - teacher_norm
+            terms, pull = _pull(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE)
+            grad += factor * (tl.where(inside, pull, 0.0) - q * total_pull)
+        else:
+            grad += factor * q
+        tl.store(logits + at, grad, mask=at < columns)
