@@ -19,10 +19,10 @@ def option(default: Any, help: str) -> Any:
 class PairArguments:
     """Questions, who speaks them, and how long answers may be."""
 
-    prompts: str | None = option(
+    questions: str | None = option(
         None, "Questions: a JSONL, CSV or Parquet file, or a `datasets` id, which is streamed."
     )
-    data_dir: str = option(
+    cache_dir: str = option(
         "outputs/data", "Where the journals of finished answers, clips and checks live."
     )
     speech_engine: str = option(
@@ -34,7 +34,7 @@ class PairArguments:
     test_voices: list[str] = option(
         ["en-gb-x-rp"], "Voices of the test rows; each speaks every test question."
     )
-    takes_per_question: int = option(
+    recordings_per_question: int = option(
         1, "Recordings of each training question, each by another voice."
     )
     answer_max_new_tokens: int = option(
@@ -42,9 +42,9 @@ class PairArguments:
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.takes_per_question <= len(self.train_voices):
+        if not 1 <= self.recordings_per_question <= len(self.train_voices):
             raise ValueError(
-                f"takes_per_question is {self.takes_per_question}, but there are "
+                f"recordings_per_question is {self.recordings_per_question}, but there are "
                 f"{len(self.train_voices)} train_voices: the takes of a question never share a voice"
             )
         if shared := set(self.train_voices) & set(self.test_voices):
@@ -59,7 +59,7 @@ class DataArguments(PairArguments):
 
     dataset_name: str | None = option(
         None,
-        "A finished data set: a folder of build_data.py or `save_to_disk`, or a Hub id. Unset: built from `prompts`.",
+        "A finished data set: a folder of build_data.py or `save_to_disk`, or a Hub id. Unset: built from `questions`.",
     )
     speech_column: str = option(
         "speech", "Which recording the student hears in training: speech or noisy_speech."
@@ -67,10 +67,10 @@ class DataArguments(PairArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.prompts = self.prompts or None  # --prompts "" unsets what a config says
-        if (self.dataset_name is None) == (self.prompts is None):
+        self.questions = self.questions or None  # --questions "" unsets what a config says
+        if (self.dataset_name is None) == (self.questions is None):
             raise ValueError(
-                "set one of `dataset_name` (a finished data set) and `prompts` (questions to build from)"
+                "set one of `dataset_name` (a finished data set) and `questions` (questions to build from)"
             )
         if self.speech_column not in ("speech", "noisy_speech"):
             raise ValueError(f"speech_column is speech or noisy_speech, got {self.speech_column!r}")
@@ -85,19 +85,19 @@ class BuildArguments(PairArguments):
     )
 
     # Which questions
-    prompts_split: str = option("train", "Split of a `datasets` id.")
-    prompts_revision: str | None = option(None, "Revision of a `datasets` id.")
+    questions_split: str = option("train", "Split of a `datasets` id.")
+    questions_revision: str | None = option(None, "Revision of a `datasets` id.")
     columns: list[str] = option(
         [], "Where a field has another name in the source: system=system_prompt."
     )
-    sample_share: float = option(
+    sample_fraction: float = option(
         1.0,
         "Share of the source that is looked at, chosen by hash: 0.05 of a source in sorted order.",
     )
     max_rows: int | None = option(
         None, "Questions to keep; the source is read until there are so many."
     )
-    speakable: bool = option(
+    filter_unspeakable: bool = option(
         True,
         "Drop what cannot be spoken, and near duplicates. Unset: take every question as it is.",
     )
@@ -106,7 +106,7 @@ class BuildArguments(PairArguments):
     near_duplicates: float = option(
         0.8, "Drop a question that shares this much (Jaccard, words and pairs) with an earlier one."
     )
-    channel_mix: list[str] = option(
+    channel_shares: list[str] = option(
         [],
         "Which channels rows train, by share: [t2t=22456, s2t=44753], or both=1. With `max_rows` the counts are exact. "
         "Unset: as the source's `channels` say, or both.",
@@ -121,7 +121,7 @@ class BuildArguments(PairArguments):
     teacher_model_revision: str = option("main", "Revision of the teacher.")
     teacher_dtype: str = option("auto", "Precision of a teacher in memory.")
     teacher_device_map: str | None = option(None, "Where a teacher in memory lies: auto, cuda:0.")
-    teacher_server: str | None = option(
+    teacher_base_url: str | None = option(
         None,
         "An OpenAI-compatible server that has the teacher, for instance http://localhost:8000/v1.",
     )
@@ -130,7 +130,7 @@ class BuildArguments(PairArguments):
     )
 
     # Who speaks
-    speech_server: str | None = option(
+    speech_base_url: str | None = option(
         None, "With speech_engine server: its URL, for instance http://localhost:8001/v1."
     )
     speech_model: str = option("", "Which model of the server, or of the engine, speaks.")
@@ -143,10 +143,10 @@ class BuildArguments(PairArguments):
     )
 
     # Who listens
-    recogniser: str = option(
-        "closed_set", "Who hears every clip: closed_set (pocketsphinx), whisper or none."
+    recognizer: str = option(
+        "pocketsphinx", "Who hears every clip: pocketsphinx (pocketsphinx), whisper or none."
     )
-    recogniser_model: str = option("openai/whisper-large-v3-turbo", "Which Whisper.")
+    recognizer_model: str = option("openai/whisper-large-v3-turbo", "Which Whisper.")
     max_wer: float = option(
         0.5, "Highest word error rate of a kept clip. 0.1 with Whisper (TARS, arXiv 2601.05543)."
     )
@@ -182,15 +182,17 @@ class BuildArguments(PairArguments):
     hub_dataset_id: str | None = option(None, "Where to: user/name.")
     hub_private_repo: bool = option(False, "Create it private.")
     licenses: list[str] = option(
-        [], "Licences of what went in, for the card: Open-Orca/OpenOrca=mit."
+        [], "Licenses of what went in, for the card: Open-Orca/OpenOrca=mit."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prompts is None:
-            raise ValueError("name the questions by `prompts`: a file or a `datasets` id")
-        if not 0 < self.sample_share <= 1:
-            raise ValueError(f"sample_share is above 0 and at most 1, got {self.sample_share}")
+        if self.questions is None:
+            raise ValueError("name the questions by `questions`: a file or a `datasets` id")
+        if not 0 < self.sample_fraction <= 1:
+            raise ValueError(
+                f"sample_fraction is above 0 and at most 1, got {self.sample_fraction}"
+            )
         if not 0 < self.near_duplicates <= 1:
             raise ValueError(
                 f"near_duplicates is above 0 and at most 1, got {self.near_duplicates}"
@@ -201,24 +203,26 @@ class BuildArguments(PairArguments):
             raise ValueError("workers, answer_batch_size and speech_concurrency must be 1 or more")
         if self.executor not in EXECUTORS:
             raise ValueError(f"executor is one of {', '.join(EXECUTORS)}, got {self.executor!r}")
-        if (self.speech_engine == "server") != (self.speech_server is not None):
-            raise ValueError("speech_engine server and speech_server (its URL) go together")
-        if self.speech_server is not None and not self.speech_model:
+        if (self.speech_engine == "server") != (self.speech_base_url is not None):
+            raise ValueError("speech_engine server and speech_base_url (its URL) go together")
+        if self.speech_base_url is not None and not self.speech_model:
             raise ValueError(
-                "speech_server needs speech_model: its name tells these clips from another model's"
+                "speech_base_url needs speech_model: its name tells these clips from another model's"
             )
         if unclear := [entry for entry in self.licenses if "=" not in entry]:
-            raise ValueError(f"licenses: write source=licence, got {unclear[0]!r}")
-        if self.teacher_server is not None and self.teacher_model_name_or_path is None:
-            raise ValueError("teacher_server needs teacher_model_name_or_path: which of its models")
+            raise ValueError(f"licenses: write source=license, got {unclear[0]!r}")
+        if self.teacher_base_url is not None and self.teacher_model_name_or_path is None:
+            raise ValueError(
+                "teacher_base_url needs teacher_model_name_or_path: which of its models"
+            )
         if len(self.noise_snr_db) != 2 or self.noise_snr_db[0] > self.noise_snr_db[1]:
             raise ValueError(f"noise_snr_db is lowest and highest, got {self.noise_snr_db}")
         if self.push_to_hub and not self.hub_dataset_id:
             raise ValueError("push_to_hub needs hub_dataset_id: user/name")
-        self.parse_channel_mix()
+        self.parse_channel_shares()
         self.parse_shard()
 
-    def parse_channel_mix(self) -> dict[tuple[str, ...], float]:
+    def parse_channel_shares(self) -> dict[tuple[str, ...], float]:
         """Channels that a row trains -> its share; empty where the source decides.
 
         Raises:
@@ -226,15 +230,15 @@ class BuildArguments(PairArguments):
         """
         kinds = {**{channel: (channel,) for channel in CHANNELS}, "both": CHANNELS}
         mix = {}
-        for entry in self.channel_mix:
+        for entry in self.channel_shares:
             kind, _, share = entry.partition("=")
             if kind not in kinds or not share.replace(".", "", 1).isdecimal():
                 raise ValueError(
-                    f"channel_mix: {entry!r} is no share; write one of {', '.join(kinds)} as t2t=22456"
+                    f"channel_shares: {entry!r} is no share; write one of {', '.join(kinds)} as t2t=22456"
                 )
             mix[kinds[kind]] = float(share)
         if mix and sum(mix.values()) <= 0:
-            raise ValueError("channel_mix: all shares are zero")
+            raise ValueError("channel_shares: all shares are zero")
         return mix
 
     def parse_shard(self) -> tuple[int, int]:
@@ -253,7 +257,7 @@ class BuildArguments(PairArguments):
 class SoftTargetArguments:
     """Where soft targets are kept, and how they are made."""
 
-    soft_targets: str | None = field(
+    soft_targets_path: str | None = field(
         default=None,
         metadata={
             "help": "Soft targets of teacher_kind 'stored': a folder (made by recipes/cache_teacher.py) or a Hub id."
@@ -269,7 +273,7 @@ class SoftTargetArguments:
     soft_targets_batch_size: int = field(
         default=16, metadata={"help": "Questions the teacher reads at a time."}
     )
-    teacher_server: str | None = field(
+    teacher_base_url: str | None = field(
         default=None,
         metadata={
             "help": "Make them by an OpenAI-compatible server that returns prompt log-probabilities (vLLM), "
@@ -284,7 +288,7 @@ class SoftTargetArguments:
             raise ValueError(
                 f"soft_targets_temperatures must be above 0, got {self.soft_targets_temperatures}"
             )
-        if self.teacher_server and self.soft_targets_temperatures != [1.0]:
+        if self.teacher_base_url and self.soft_targets_temperatures != [1.0]:
             raise ValueError(
                 "a server's log-probabilities are of temperature 1 and do not tell the mass of the rest at another: "
                 "set soft_targets_temperatures: [1.0] and temperature: 1.0, or make them from a model in memory"

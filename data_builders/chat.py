@@ -39,7 +39,7 @@ def hash_question(question: str, system: str) -> str:
 
 
 def hash_vocabulary(tokenizer: Any) -> str:
-    """Names a tokenizer by its learnt tokens; special tokens differ between a text LLM and its speech LLM."""
+    """Names a tokenizer by its learned tokens; special tokens differ between a text LLM and its speech LLM."""
     added = set(tokenizer.get_added_vocab())
-    learnt = sorted((i, token) for token, i in tokenizer.get_vocab().items() if token not in added)
-    return hashlib.sha256(json.dumps(learnt).encode()).hexdigest()[:16]
+    learned = sorted((i, token) for token, i in tokenizer.get_vocab().items() if token not in added)
+    return hashlib.sha256(json.dumps(learned).encode()).hexdigest()[:16]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset, DatasetDict
 
-from data_builders.answers.fingerprint import identify_model
+from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import BuildArguments, DataArguments, PairArguments
-from data_builders.pipeline.build import build_dataset, identify_build
-from data_builders.storage.dataset_folder import load_finished
+from data_builders.pipeline.build import build_dataset, fingerprint_build
+from data_builders.storage.dataset_folder import load_dataset_folder
 
 if TYPE_CHECKING:  # transformers is needed only to answer
     from transformers import PreTrainedModel
@@ -39,7 +39,7 @@ def load_pairs(
                 arguments, teacher_name_or_path, teacher_revision, load_teacher, teacher_precision
             )
         )
-    loaded = load_finished(name)
+    loaded = load_dataset_folder(name)
     if not isinstance(loaded, DatasetDict) or "train" not in loaded:
         raise ValueError(f"{name} has no split 'train'; save it as a DatasetDict with one")
     if arguments.speech_column != "speech":
@@ -47,11 +47,11 @@ def load_pairs(
             raise ValueError(
                 f"{name} has no column {arguments.speech_column!r}: build it with `noise`, or leave speech_column alone"
             )
-        loaded["train"] = hear_another(loaded["train"], arguments.speech_column)
+        loaded["train"] = use_speech_column(loaded["train"], arguments.speech_column)
     return loaded
 
 
-def hear_another(dataset: Dataset, column: str) -> Dataset:
+def use_speech_column(dataset: Dataset, column: str) -> Dataset:
     """The data set with another recording in the place of `speech`; both are of one length."""
     return dataset.remove_columns("speech").rename_column(column, "speech")
 
@@ -66,20 +66,20 @@ def build_pairs(
     """The data set of a run that starts from questions: all of them, unchecked, in a folder named by content."""
     if teacher_name_or_path is None:
         raise ValueError(
-            "building a data set from `prompts` needs `teacher_model_name_or_path`, who answers them"
+            "building a data set from `questions` needs `teacher_model_name_or_path`, who answers them"
         )
     shared = {field.name: getattr(arguments, field.name) for field in fields(PairArguments)}
     build = BuildArguments(
         **shared,
-        speakable=False,
-        recogniser="none",
+        filter_unspeakable=False,
+        recognizer="none",
         teacher_model_name_or_path=teacher_name_or_path,
         teacher_model_revision=teacher_revision,
     )
     teacher = (
-        f"{identify_model(teacher_name_or_path, teacher_revision)} {teacher_precision}".rstrip()
+        f"{fingerprint_model(teacher_name_or_path, teacher_revision)} {teacher_precision}".rstrip()
     )
-    build.output_dir = str(Path(arguments.data_dir) / identify_build(build, teacher))
+    build.output_dir = str(Path(arguments.cache_dir) / fingerprint_build(build, teacher))
     folder = build_dataset(build, teacher, load_teacher)
     assert folder is not None
     return folder

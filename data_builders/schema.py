@@ -15,7 +15,7 @@
 | voice            | string or null        | who spoke, in the engine's own words                               |
 | speech_engine    | string or null        | which engine spoke                                                 |
 | speech_seconds   | float32 or null       | length of `speech`                                                 |
-| heard            | string or null        | what an independent recogniser heard in `speech`                   |
+| heard            | string or null        | what an independent recognizer heard in `speech`                   |
 | wer              | float32 or null       | word error rate of `heard` against `spoken`, 0 is perfect          |
 | similarity       | float32 or null       | cosine of the sentence embeddings of `heard` and `question`        |
 | noisy_speech     | Audio or null         | `speech` as it might sound in real life                            |
@@ -33,9 +33,9 @@ Soft targets are a second table with the same ids: what a teacher thought of eve
 | prompt           | string                | hash of the token ids that the teacher read before the response    |
 | response         | string                | hash of the response's token ids                                   |
 | teacher          | string                | model @ revision                                                   |
-| made_by          | string                | how: in memory, and in which precision, or by a server             |
+| scoring_backend  | string                | how: in memory, and in which precision, or by a server             |
 | tokenizer        | string                | hash of the vocabulary that the ids are from                       |
-| vocabulary_rows  | int32                 | ids the softmax is over (a server's is over all of its own)        |
+| vocab_size       | int32                 | ids the softmax is over (a server's is over all of its own)        |
 | k                | int32                 | kept ids a token                                                   |
 | temperatures     | list of float32       | for which the mass of the rest is known                            |
 | ids_low, ids_high| lists of uint16, uint8| T x k ids, likeliest first: id = low + 65536 * high                |
@@ -89,9 +89,9 @@ SOFT_TARGET_FEATURES = Features(
         "prompt": Value("string"),
         "response": Value("string"),
         "teacher": Value("string"),
-        "made_by": Value("string"),
+        "scoring_backend": Value("string"),
         "tokenizer": Value("string"),
-        "vocabulary_rows": Value("int32"),
+        "vocab_size": Value("int32"),
         "k": Value("int32"),
         "temperatures": List(Value("float32")),
         "ids_low": List(Value("uint16")),

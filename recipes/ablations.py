@@ -93,7 +93,7 @@ def run_once(variant: Variant, seed: int, root: Path) -> None:
     config = RECIPES / "configs" / f"{variant.config}.yaml"
     training = {**variant.training, "seed": seed}
     if variant.data_config is not None:
-        training.update(prompts="", dataset_name=str(root / "data" / variant.name))
+        training.update(questions="", dataset_name=str(root / "data" / variant.name))
     scripts = ["s2t_t2t.py"]
     if yaml.safe_load(config.read_text(encoding="utf-8")).get("teacher_kind") == "stored":
         scripts.insert(0, "cache_teacher.py")  # does nothing when it is there

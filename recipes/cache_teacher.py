@@ -10,7 +10,7 @@ It reads the config of the run that will use it, whose `teacher_kind` is `stored
 Several processes share the rows; a killed run goes on where it was. From a server instead of a model in memory:
 
     vllm serve Qwen/Qwen2.5-7B-Instruct --max-logprobs 64
-    python recipes/cache_teacher.py --config my.yaml --teacher_server http://localhost:8000/v1 \\
+    python recipes/cache_teacher.py --config my.yaml --teacher_base_url http://localhost:8000/v1 \\
         --temperature 1.0 --soft_targets_temperatures 1.0
 """
 
@@ -22,10 +22,10 @@ from accelerate import PartialState
 from datasets import concatenate_datasets
 from transformers import AutoConfig, AutoTokenizer
 
-from data_builders.answers.fingerprint import identify_model
+from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, SoftTargetArguments
 from data_builders.chat import hash_vocabulary
-from data_builders.clients.concurrent import OutOfReach, TemporaryFailure
+from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure
 from data_builders.pairs import load_pairs
 from data_builders.schema import RESPONSE_COLUMN
 from data_builders.soft_targets.cache import Scorer, cache_soft_targets, make_settings, read_rows
@@ -34,8 +34,8 @@ from trainer_ext.loading.teacher import load_answering_teacher, name_precision
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.registry import load_student_family
-from trainer_ext.teachers.live import ModelTeacher
-from trainer_ext.teachers.top_k_scorer import ModelScorer
+from trainer_ext.teachers.live import LiveTeacher
+from trainer_ext.teachers.top_k_scorer import TopKScorer
 
 TINY_STORED = Path(__file__).parent / "configs" / "tiny_stored.yaml"
 
@@ -46,9 +46,9 @@ def main() -> None:
     )
     model, data, soft, training = parser.parse_args_and_config()
     keep_libraries_quiet()
-    if model.teacher_model_name_or_path is None or soft.soft_targets is None:
+    if model.teacher_model_name_or_path is None or soft.soft_targets_path is None:
         parser.error(
-            "name the teacher by teacher_model_name_or_path, and the folder to make by soft_targets"
+            "name the teacher by teacher_model_name_or_path, and the folder to make by soft_targets_path"
         )
     if training.temperature not in soft.soft_targets_temperatures:
         parser.error(
@@ -72,31 +72,29 @@ def main() -> None:
         )
     precision = "4-bit" if model.teacher_load_in_4bit else model.teacher_dtype or model.dtype
     settings = make_settings(
-        identify_model(source, revision),
-        "server" if soft.teacher_server else f"model in {precision}",
+        fingerprint_model(source, revision),
+        "server" if soft.teacher_base_url else f"model in {precision}",
         tokenizer,
-        min(teacher_rows, family.vocabulary_rows),
+        min(teacher_rows, family.vocab_size),
         soft.soft_targets_k,
         soft.soft_targets_temperatures,
     )
 
     def load_scorer() -> Scorer:
-        if soft.teacher_server is not None:
+        if soft.teacher_base_url is not None:
             from data_builders.soft_targets.openai_server import ServerScorer
 
             return ServerScorer(
-                soft.teacher_server, source, settings["vocabulary_rows"], settings["k"]
+                soft.teacher_base_url, source, settings["vocab_size"], settings["k"]
             )
-        teacher = ModelTeacher.from_pretrained(
+        teacher = LiveTeacher.from_pretrained(
             source,
             revision,
             model.teacher_dtype or model.dtype,
             model.teacher_load_in_4bit,
             model.teacher_device_map,
         )
-        return ModelScorer(
-            teacher, settings["vocabulary_rows"], settings["k"], settings["temperatures"]
-        )
+        return TopKScorer(teacher, settings["vocab_size"], settings["k"], settings["temperatures"])
 
     rows = read_rows(
         concatenate_datasets(list(pairs.values())),
@@ -105,12 +103,12 @@ def main() -> None:
     )
     try:
         made = cache_soft_targets(
-            rows, Path(soft.soft_targets), settings, load_scorer, soft.soft_targets_batch_size
+            rows, Path(soft.soft_targets_path), settings, load_scorer, soft.soft_targets_batch_size
         )
-    except (ValueError, OutOfReach, TemporaryFailure) as error:
+    except (ValueError, ServerUnreachable, TemporaryFailure) as error:
         parser.error(f"{error}. What was scored is kept: run this again to go on")
     if state.is_main_process:
-        show(soft.soft_targets, settings["k"], made)
+        show(soft.soft_targets_path, settings["k"], made)
 
 
 def show(folder: str, k: int, made: dict[str, Any]) -> None:

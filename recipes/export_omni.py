@@ -15,23 +15,23 @@ Memory: a weight at a time, whatever the model's size. What was trained over a 4
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer_ext.checkpoints.safetensors_files import Shards
+from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
 from trainer_ext.export.merge import is_adapter, load_trained, read_base_name
 from trainer_ext.export.targets import (
     Changes,
     choose_vllm_rank,
+    download_snapshot,
     export_adapter,
     export_omni,
     export_thinker,
-    fetch_whole,
 )
 from trainer_ext.hub.model_card import write_export_card
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.qwen2_5_omni_names import name_in_full_model, name_in_vllm
+from trainer_ext.students.qwen2_5_omni_names import to_full_model_name, to_vllm_name
 from trainer_ext.students.registry import load_student_family
 
-RENAMES = {"omni_adapter": name_in_full_model, "vllm_adapter": name_in_vllm}
+RENAMES = {"omni_adapter": to_full_model_name, "vllm_adapter": to_vllm_name}
 TARGETS = ("thinker", "omni", *RENAMES)
 
 
@@ -91,9 +91,11 @@ def export(arguments: ExportArguments) -> None:
     if rename is not None:
         export_adapter(trained, base, rename, output, add_card, arguments.trained_revision)
     elif arguments.target == "omni":
-        export_omni(changes, fetch_whole(base, revision), output, add_card)
+        export_omni(changes, download_snapshot(base, revision), output, add_card)
     else:
-        export_thinker(changes, Shards.from_pretrained(base, revision), family, output, add_card)
+        export_thinker(
+            changes, SafetensorsFiles.from_pretrained(base, revision), family, output, add_card
+        )
     print(f"{arguments.target} of {trained} in {output}")
 
 

@@ -20,7 +20,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from data_builders.arguments import DataArguments, SoftTargetArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
-from trainer_ext.memory.gpus import CARDS, Card, find_card, find_present_card
+from trainer_ext.memory.gpus import GPUS, Gpu, find_gpu, find_present_gpu
 from trainer_ext.memory.plan import Lengths, Plan, plan_run
 from trainer_ext.memory.sharding import ONE_PROCESS, Sharding, read_sharding
 from trainer_ext.memory.table import describe_lengths, describe_verdict, fits, show_plan
@@ -46,9 +46,7 @@ class PlanArguments:
 
     gpu: str | None = field(
         default=None,
-        metadata={
-            "help": f"Memory (24GB) or a name ({', '.join(CARDS)}); unset: the card present."
-        },
+        metadata={"help": f"Memory (24GB) or a name ({', '.join(GPUS)}); unset: the card present."},
     )
     accelerate_config: str | None = field(
         default=None, metadata={"help": "The config of `accelerate launch`; unset: one process."}
@@ -58,7 +56,7 @@ class PlanArguments:
         default=67_209,
         metadata={"help": "Questions of the data set, for the time (paper: 67,209)."},
     )
-    utilisation: float = field(
+    utilization: float = field(
         default=0.4, metadata={"help": "Share of the card's matrix peak reached, for the time."}
     )
 
@@ -79,7 +77,7 @@ def main() -> None:
     keep_libraries_quiet()
     model, _, soft, training, plan = parser.parse_args_and_config()
     try:
-        card = find_present_card() if plan.gpu is None else find_card(plan.gpu)
+        card = find_present_gpu() if plan.gpu is None else find_gpu(plan.gpu)
         sharding = (
             read_sharding(Path(plan.accelerate_config)) if plan.accelerate_config else ONE_PROCESS
         )
@@ -97,14 +95,14 @@ def main() -> None:
     seconds = estimate_step_seconds(
         planned,
         card,
-        plan.utilisation,
+        plan.utilization,
         bool(training.activation_checkpointing),
         not model.use_peft,
     )
     if seconds is not None:
         questions = planned.lengths.questions * sharding.processes
         hours = describe_hours(seconds, questions, plan.rows, training.num_train_epochs)
-        print(f"at {plan.utilisation:.0%} of the peak, every row as long as the longest: {hours}")
+        print(f"at {plan.utilization:.0%} of the peak, every row as long as the longest: {hours}")
 
 
 def plan_recipe(
@@ -121,7 +119,7 @@ def plan_recipe(
     if training.teacher_kind == "model":
         assert model.teacher_model_name_or_path is not None
         teacher = AutoConfig.from_pretrained(find_config(model.teacher_model_name_or_path))
-    lengths = imagine_longest(training, speech_seconds)
+    lengths = worst_case_lengths(training, speech_seconds)
     return plan_run(model, training, family, student, teacher, lengths, sharding, soft_targets_k)
 
 
@@ -131,7 +129,7 @@ def find_config(name_or_path: str) -> str:
     return str(known) if known.is_dir() else name_or_path
 
 
-def imagine_longest(training: CrossModalDistillConfig, speech_seconds: float) -> Lengths:
+def worst_case_lengths(training: CrossModalDistillConfig, speech_seconds: float) -> Lengths:
     """As many of the longest rows as a micro-batch has questions."""
     questions = training.per_device_train_batch_size
     longest = training.max_length or DEFAULT_MAX_LENGTH
@@ -155,7 +153,7 @@ def imagine_longest(training: CrossModalDistillConfig, speech_seconds: float) ->
     )
 
 
-def list_ways_out(
+def memory_savings(
     model: ModelArguments, training: CrossModalDistillConfig
 ) -> Iterator[tuple[str, Any, str, Any]]:
     """What makes a run smaller, the cheapest in quality first: words, object, attribute, value."""
@@ -186,12 +184,12 @@ def show_ways_out(
     plan: PlanArguments,
     sharding: Sharding,
     soft_targets_k: int,
-    card: Card,
+    card: Gpu,
 ) -> None:
     """One change after the other until it fits, each with what is left to pay."""
     model, training = copy.copy(model), copy.copy(training)
     print("what would help, one after the other:")
-    for words, owner, attribute, value in list_ways_out(model, training):
+    for words, owner, attribute, value in memory_savings(model, training):
         setattr(owner, attribute, value)
         try:
             smaller = plan_recipe(model, training, plan.speech_seconds, sharding, soft_targets_k)

@@ -22,7 +22,7 @@ import yaml
 from accelerate import PartialState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from data_builders.answers.fingerprint import identify_model
+from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, SoftTargetArguments
 from data_builders.pairs import load_pairs
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -32,7 +32,7 @@ from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
 from trainer_ext.hub.model_card import write_card
 from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.loading.teacher import load_answering_teacher, load_teacher, name_precision
-from trainer_ext.loading.zero3 import reading_whole, shares_weights
+from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
 from trainer_ext.memory.callback import MemoryCallback
 from trainer_ext.memory.from_trainer import plan_training
 from trainer_ext.parser import RecipeParser
@@ -54,7 +54,7 @@ def main() -> None:
     state = PartialState()
     if state.device.type == "cpu" and state.num_processes == 1:
         use_all_cores()
-    with state.main_process_first(), reading_whole(training):
+    with state.main_process_first(), without_zero3_init(training):
         pairs = load_pairs(
             data,
             model.teacher_model_name_or_path,
@@ -83,7 +83,7 @@ def main() -> None:
         report = None
         if before and after:
             report = show_run(folder, trainer, memory, before, after, time.monotonic() - started)
-        write_card(folder, model, training, data.dataset_name or str(data.prompts), report)
+        write_card(folder, model, training, data.dataset_name or str(data.questions), report)
         print(f"saved to {folder}")
     if training.push_to_hub:
         trainer.push_to_hub()
@@ -100,12 +100,12 @@ def load_trainer(
     family = load_student_family(model.model_name_or_path, model.model_revision)
     identity = None
     if training.teacher_kind == "stored" and model.teacher_model_name_or_path is not None:
-        identity = identify_model(model.teacher_model_name_or_path, model.teacher_model_revision)
-    with reading_whole(training):
+        identity = fingerprint_model(model.teacher_model_name_or_path, model.teacher_model_revision)
+    with without_zero3_init(training):
         teacher = load_teacher(
-            model, training, family, soft.soft_targets, soft.soft_targets_k, identity
+            model, training, family, soft.soft_targets_path, soft.soft_targets_k, identity
         )
-        student = load_student(model, family, shared=shares_weights(training))
+        student = load_student(model, family, shared=shards_parameters(training))
     return CrossModalDistillTrainer(
         model=student,
         args=training,
@@ -135,7 +135,7 @@ def score(
             "no scores: the data set has no `test` rows with speech, `reference` and `teacher_response`"
         )
         return None
-    if shares_weights(trainer.args):
+    if shards_parameters(trainer.args):
         print(
             "no scores: every process has a part of the model, and their answers are of unlike length; "
             "ask the saved model afterwards"

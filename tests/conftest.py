@@ -16,17 +16,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from data_builders.answers.fingerprint import identify_model
+from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments
 from data_builders.pairs import load_pairs
 from data_builders.soft_targets.cache import cache_soft_targets, make_settings, read_rows
 from tests.support.tiny_omni import save_tiny_omni
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.registry import load_student_family
-from trainer_ext.teachers.live import ModelTeacher
+from trainer_ext.teachers.live import LiveTeacher
 from trainer_ext.teachers.self_teacher import SelfTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
-from trainer_ext.teachers.top_k_scorer import ModelScorer
+from trainer_ext.teachers.top_k_scorer import TopKScorer
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def lab_student() -> str:
 
 
 @pytest.fixture(scope="session")
-def prompts_file(tmp_path_factory) -> Path:
+def questions_file(tmp_path_factory) -> Path:
     """Every fourteenth question of the lab: all families, train and test."""
     lines = (LAB / "questions.jsonl").read_text().splitlines()[::14]
     file = tmp_path_factory.mktemp("prompts") / "questions.jsonl"
@@ -52,10 +52,10 @@ def prompts_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_arguments(prompts_file, tmp_path_factory) -> DataArguments:
+def data_arguments(questions_file, tmp_path_factory) -> DataArguments:
     return DataArguments(
-        prompts=str(prompts_file),
-        data_dir=str(tmp_path_factory.mktemp("data")),
+        questions=str(questions_file),
+        cache_dir=str(tmp_path_factory.mktemp("data")),
         train_voices=["en-us/150/45", "en-gb-x-rp+f2/180/60"],
         test_voices=["en-us+m3", "en-029"],
         answer_max_new_tokens=24,
@@ -90,30 +90,28 @@ def student(pristine_student):
 
 
 @pytest.fixture(scope="session")
-def teacher() -> ModelTeacher:
-    return ModelTeacher.from_pretrained(TEACHER, dtype="float32")
+def teacher() -> LiveTeacher:
+    return LiveTeacher.from_pretrained(TEACHER, dtype="float32")
 
 
 @pytest.fixture(scope="session")
 def soft_targets(pairs, teacher, family, tmp_path_factory) -> Path:
     """What the lab's teacher thinks of the small data set, 64 ids a token."""
     folder = tmp_path_factory.mktemp("soft") / "table"
-    make_soft_targets(folder, pairs, teacher, family.vocabulary_rows)
+    make_soft_targets(folder, pairs, teacher, family.vocab_size)
     return folder
 
 
-def make_soft_targets(folder, pairs, teacher, rows_of_vocabulary, k=64) -> dict:
+def make_soft_targets(folder, pairs, teacher, vocab_size, k=64) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(TEACHER)
-    identity = identify_model(TEACHER)
-    settings = make_settings(
-        identity, "model in float32", tokenizer, rows_of_vocabulary, k, [1.0, 2.0]
-    )
+    identity = fingerprint_model(TEACHER)
+    settings = make_settings(identity, "model in float32", tokenizer, vocab_size, k, [1.0, 2.0])
     rows = datasets.concatenate_datasets(list(pairs.values()))
     return cache_soft_targets(
         read_rows(rows, "teacher_response", tokenizer),
         folder,
         settings,
-        lambda: ModelScorer(teacher, rows_of_vocabulary, k, settings["temperatures"]),
+        lambda: TopKScorer(teacher, vocab_size, k, settings["temperatures"]),
         batch_size=16,
     )
 

@@ -1,5 +1,6 @@
 """The built wheel works in an environment of its own, outside the repository."""
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -25,7 +26,7 @@ assert not trainer_ext.__file__.startswith(repository), trainer_ext.__file__
 for name in ("data", "model", "export"):
     (folder / name).mkdir()
 write_dataset_card(
-    folder / "data", BuildArguments(prompts="questions.jsonl"), None, {"train": 1},
+    folder / "data", BuildArguments(questions="questions.jsonl"), None, {"train": 1},
     {"questions": {"kept": 1}, "rows": {"kept": 1}}, {"wer": np.zeros(1)},
 )
 config = CrossModalDistillConfig(output_dir="out", report_to="none", use_cpu=True, bf16=False)
@@ -39,7 +40,12 @@ def installed(tmp_path_factory) -> Path:
     """Python of a fresh environment with the wheel, and with the dependencies of this one."""
     folder = tmp_path_factory.mktemp("wheel")
     quiet = {"check": True, "capture_output": True, "timeout": 300}
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    source = folder / "source"  # setuptools would leave its build/ in the repository
+    for name in ("data_builders", "trainer_ext"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
     subprocess.run([sys.executable, "-m", "pip", *build], **quiet)
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], **quiet)
     python = folder / "venv" / "bin" / "python"

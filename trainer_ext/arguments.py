@@ -118,7 +118,7 @@ class CrossModalDistillConfig(SFTConfig):
 
 @dataclass
 class ModelArguments(ModelConfig):
-    """TRL's `ModelConfig` (student, LoRA, quantisation) and the teacher."""
+    """TRL's `ModelConfig` (student, LoRA, quantization) and the teacher."""
 
     teacher_model_name_or_path: str | None = field(
         default=None,
@@ -156,5 +156,5 @@ class ModelArguments(ModelConfig):
             raise ValueError("model_name_or_path is not set: which speech LLM is the student?")
         if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
             raise ValueError(
-                "a quantised student cannot be trained itself; set use_peft (QLoRA), or load it whole"
+                "a quantized student cannot be trained itself; set use_peft (QLoRA), or load it whole"
             )

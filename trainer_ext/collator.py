@@ -1,13 +1,13 @@
 """Questions in, one batch of pairs out: a student row per question and channel, what the teacher needs per question.
 
 Student rows come channel by channel: all text rows, then all speech rows; in a run with speech every batch has a speech
-row, if only a silent one that nothing is learnt from. Keys are the student's own input names,
+row, if only a silent one that nothing is learned from. Keys are the student's own input names,
 `labels`, and
 
     channel             B integers, indices into CHANNELS
-    question_of_row     B integers, which question a student row asks
+    question_index     B integers, which question a student row asks
     response_lengths    Q integers, response tokens of every question
-    row_ids             Q strings, for naming a bad row
+    example_ids             Q strings, for naming a bad row
     teacher_*           what the teacher's reader encodes; absent without a teacher
 
 Short ones are lists, which cost less than tensors on their way from a worker.
@@ -87,9 +87,9 @@ class PairCollator:
             **pad_rows(prompts, responses, self.family.tokenizer.pad_token_id, self.padding_side),
             **self.family.extract_features(clips),
             "channel": channel_of_row,
-            "question_of_row": questions,
+            "question_index": questions,
             "response_lengths": [len(answer) for answer in answers],
-            "row_ids": [row["id"] for row in rows],
+            "example_ids": [row["id"] for row in rows],
         }
         if self.teacher is not None:
             batch |= self.teacher.encode(rows, answers, self.padding_side)

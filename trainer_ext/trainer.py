@@ -20,14 +20,18 @@ from trl import SFTTrainer
 
 from data_builders.schema import CHANNELS
 from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig
-from trainer_ext.checkpoints.complete import find_damage, find_last_whole, write_manifest
+from trainer_ext.checkpoints.complete import (
+    find_corruption,
+    find_last_complete_checkpoint,
+    write_manifest,
+)
 from trainer_ext.collator import PairCollator
 from trainer_ext.loading.adapter import check_keys
 from trainer_ext.loss.alignment import pair_with_teacher, response_rows
 from trainer_ext.loss.distillation import LossParts
 from trainer_ext.loss.teacher_targets import Objective
 from trainer_ext.row_validation import check_rows
-from trainer_ext.students.distill_forward import DistillRequest, add_distill_forward
+from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward
 from trainer_ext.teachers.base import Teacher
 
 logger = logging.get_logger(__name__)
@@ -106,9 +110,9 @@ class CrossModalDistillTrainer(SFTTrainer):
             callbacks=callbacks,
         )
         adapted = isinstance(self.model, PeftModel)
-        add_distill_forward(self.model.get_base_model() if adapted else self.model, family.pack)
+        install_distill_forward(self.model.get_base_model() if adapted else self.model, family.pack)
         for parameter in self.model.parameters():
-            # TRL casts adapters of a quantised model to bfloat16, in which Adam's small steps are rounded away.
+            # TRL casts adapters of a quantized model to bfloat16, in which Adam's small steps are rounded away.
             if adapted and parameter.requires_grad:
                 parameter.data = parameter.data.float()
         self.family = family
@@ -131,15 +135,15 @@ class CrossModalDistillTrainer(SFTTrainer):
         tokens is divided by it, and multiplied by the number of processes because DDP averages their gradients.
         """
         batch = dict(inputs)
-        row_ids, labels = batch.pop("row_ids"), batch.pop("labels")
-        channel, question_of_row, response_lengths = (
+        example_ids, labels = batch.pop("example_ids"), batch.pop("labels")
+        channel, question_index, response_lengths = (
             torch.tensor(batch.pop(key), device=labels.device)
-            for key in ("channel", "question_of_row", "response_lengths")
+            for key in ("channel", "question_index", "response_lengths")
         )
         asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
         signal = None
         if self.teacher is not None:
-            paired = pair_with_teacher(labels, response_lengths, question_of_row)
+            paired = pair_with_teacher(labels, response_lengths, question_index)
             signal = self.teacher.signal(asked, paired)
         request = DistillRequest(labels, signal, self.objective)
         output = model(**batch, distill=request)
@@ -148,7 +152,7 @@ class CrossModalDistillTrainer(SFTTrainer):
         rows = response_rows(labels)  # (N,)
         if not torch.isfinite(parts.total):
             raise FloatingPointError(
-                self._describe_bad_rows(parts, rows, channel, question_of_row, row_ids)
+                self._describe_bad_rows(parts, rows, channel, question_index, example_ids)
             )
         self._add_to_sums(parts, channel[rows])
         if num_items_in_batch is None:
@@ -173,7 +177,7 @@ class CrossModalDistillTrainer(SFTTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train; `resume_from_checkpoint=True` takes the newest whole checkpoint, or starts afresh if there is none."""
         if resume_from_checkpoint is True:
-            checkpoint, skipped = find_last_whole(Path(self.args.output_dir))
+            checkpoint, skipped = find_last_complete_checkpoint(Path(self.args.output_dir))
             for line in skipped:
                 logger.warning(line)
             if checkpoint is None:
@@ -181,7 +185,7 @@ class CrossModalDistillTrainer(SFTTrainer):
                     f"no whole checkpoint in {self.args.output_dir}: training starts from the beginning"
                 )
             resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
-        elif resume_from_checkpoint and (damage := find_damage(Path(resume_from_checkpoint))):
+        elif resume_from_checkpoint and (damage := find_corruption(Path(resume_from_checkpoint))):
             raise ValueError(f"cannot resume from {resume_from_checkpoint}: {damage}")
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -252,7 +256,7 @@ class CrossModalDistillTrainer(SFTTrainer):
         """
         if self.args.should_save and not isinstance(self.model, PeftModel):
             trained = self.model.state_dict() if state_dict is None else state_dict
-            state_dict = {**trained, **self.family.read_left_out(self.model)}
+            state_dict = {**trained, **self.family.load_unloaded_weights(self.model)}
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -287,11 +291,13 @@ class CrossModalDistillTrainer(SFTTrainer):
         parts: LossParts,
         rows: Tensor,
         channel: Tensor,
-        question_of_row: Tensor,
-        row_ids: list[str],
+        question_index: Tensor,
+        example_ids: list[str],
     ) -> str:
         bad = rows[~(torch.isfinite(parts.ce) & torch.isfinite(parts.kl))].unique().tolist()
-        named = [f"{CHANNELS[channel[row]]} of row {row_ids[question_of_row[row]]}" for row in bad]
+        named = [
+            f"{CHANNELS[channel[row]]} of row {example_ids[question_index[row]]}" for row in bad
+        ]
         return (
             f"the loss is not finite in step {self.state.global_step + 1}: {', '.join(named)}. The run stops "
             "before the weights are touched; look at these rows' speech and answers, or lower the learning rate. The "

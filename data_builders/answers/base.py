@@ -1,6 +1,6 @@
 """The teacher's own answers: what is asked, what comes back, and what an answer depends on.
 
-Who answers is a model in memory (`teacher_model`) or an OpenAI-compatible server (`teacher_server`), greedily. An
+Who answers is a model in memory (`teacher_model`) or an OpenAI-compatible server (`teacher_base_url`), greedily. An
 answer cut off at the limit is never a target.
 """
 
@@ -28,13 +28,13 @@ class Answer(NamedTuple):
     finish_reason: str  # "stop", "length", or REFUSED: then the text is why
 
 
-Answered = tuple[list[Question], list[Answer] | TemporaryFailure]
+AnsweredBatch = tuple[list[Question], list[Answer] | TemporaryFailure]
 
 
-class Answerer(Protocol):
+class AnswerGenerator(Protocol):
     """Who answers."""
 
-    def answer(self, batches: list[list[Question]]) -> Iterator[Answered]:
+    def answer(self, batches: list[list[Question]]) -> Iterator[AnsweredBatch]:
         """Batches with their answers, or with what failed, in any order."""
         ...
 
@@ -52,7 +52,7 @@ def unpack_answer(value: bytes) -> Answer:
     return Answer(**json.loads(value))
 
 
-def cut_batches(questions: list[Question], batch_size: int) -> list[list[Question]]:
+def length_batches(questions: list[Question], batch_size: int) -> list[list[Question]]:
     """Batches of like length. They depend on the questions alone, so no answer depends on where a run was killed."""
     ordered = sorted(questions, key=lambda question: (len(question.question), question))
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]

@@ -6,17 +6,17 @@ from pathlib import Path
 from data_builders.arguments import BuildArguments
 
 
-def identify_teacher(arguments: BuildArguments) -> str | None:
+def fingerprint_teacher(arguments: BuildArguments) -> str | None:
     """Who answers: a folder's weights, a Hub commit, or a name that only its server knows more of."""
     name = arguments.teacher_model_name_or_path
     if name is None:
         return None
-    if arguments.teacher_server is not None and not Path(name).is_dir():
+    if arguments.teacher_base_url is not None and not Path(name).is_dir():
         return f"{name}@{arguments.teacher_model_revision} by a server"
-    return identify_model(name, arguments.teacher_model_revision)
+    return fingerprint_model(name, arguments.teacher_model_revision)
 
 
-def identify_model(name_or_path: str, revision: str = "main") -> str:
+def fingerprint_model(name_or_path: str, revision: str = "main") -> str:
     """`id@commit` of a Hub model, or the name of a local folder with the hash of its weights."""
     folder = Path(name_or_path)
     if not folder.is_dir():

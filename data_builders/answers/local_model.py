@@ -12,11 +12,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from data_builders.answers.base import Answer, Answered, Question
+from data_builders.answers.base import Answer, AnsweredBatch, Question
 from data_builders.chat import make_messages
 
 
-class ModelAnswerer:
+class LocalModel:
     """A causal LM in memory.
 
     Args:
@@ -45,7 +45,7 @@ class ModelAnswerer:
         # A published model's own settings (a repetition penalty, for one) would fill what we leave unset.
         self.model.generation_config = GenerationConfig()
 
-    def answer(self, batches: list[list[Question]]) -> Iterator[Answered]:
+    def answer(self, batches: list[list[Question]]) -> Iterator[AnsweredBatch]:
         for batch in batches:
             yield batch, generate_greedily(self.model, self.tokenizer, batch, self.max_new_tokens)
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from data_builders.answers.base import REFUSED, Answer, Answered, Question
+from data_builders.answers.base import REFUSED, Answer, AnsweredBatch, Question
 from data_builders.chat import make_messages
-from data_builders.clients.concurrent import TemporaryFailure, call_each
-from data_builders.clients.openai import connect, errors_of_a_row
+from data_builders.clients.concurrent import TemporaryFailure, map_concurrent
+from data_builders.clients.openai import connect, map_request_errors
 
 
-class ServerAnswerer:
+class OpenAIServer:
     """A model behind an OpenAI-compatible server; `in_flight` requests at a time.
 
     Greedy needs vLLM's `--generation-config vllm`: by default it applies what the model's repository says, for
@@ -23,15 +23,15 @@ class ServerAnswerer:
         self.max_new_tokens = max_new_tokens
         self.client = connect(base_url)
 
-    def answer(self, batches: list[list[Question]]) -> Iterator[Answered]:
+    def answer(self, batches: list[list[Question]]) -> Iterator[AnsweredBatch]:
         questions = [question for batch in batches for question in batch]
-        for question, result in call_each(self._answer_one, questions, self.in_flight):
+        for question, result in map_concurrent(self._answer_one, questions, self.in_flight):
             if isinstance(result, ValueError):
                 result = Answer(str(result), REFUSED)
             yield [question], result if isinstance(result, TemporaryFailure) else [result]
 
     def _answer_one(self, question: Question) -> Answer:
-        with errors_of_a_row(self.base_url):
+        with map_request_errors(self.base_url):
             told = self.client.chat.completions.create(
                 model=self.model,
                 messages=make_messages(question.question, question.system),

@@ -12,11 +12,11 @@ class TemporaryFailure(RuntimeError):
     """A call that was tried again and again and may work another day; the row is reported, not dropped."""
 
 
-class OutOfReach(RuntimeError):
+class ServerUnreachable(RuntimeError):
     """Nobody answers at all: the stage stops, and a second run goes on from there."""
 
 
-def call_each(
+def map_concurrent(
     function: Callable[[Item], Result], items: Iterable[Item], in_flight: int
 ) -> Iterator[tuple[Item, Result | ValueError | TemporaryFailure]]:
     """Results as they come, with at most `in_flight` calls begun and not yet taken: the caller's pace is the limit.

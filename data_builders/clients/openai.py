@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
 
-from data_builders.clients.concurrent import OutOfReach, TemporaryFailure
+from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure
 
 RETRIES = 5
 TRY_LATER = (408, 409, 429)
@@ -27,13 +27,13 @@ def connect(base_url: str, timeout_seconds: float = 600.0) -> OpenAI:
 
 
 @contextmanager
-def errors_of_a_row(base_url: str) -> Iterator[None]:
+def map_request_errors(base_url: str) -> Iterator[None]:
     """Turn the client's errors, after its retries, into what they mean.
 
     Raises:
         ValueError: the server refuses this request, and would again.
         TemporaryFailure: it was overloaded or failed every time.
-        OutOfReach: it does not answer.
+        ServerUnreachable: it does not answer.
     """
     try:
         yield
@@ -44,11 +44,11 @@ def errors_of_a_row(base_url: str) -> Iterator[None]:
                 f"{base_url} failed {RETRIES + 1} times, at last with HTTP {error.status_code}: {said}"
             ) from error
         if error.status_code in (401, 403, 404):
-            raise OutOfReach(f"{base_url}: HTTP {error.status_code}: {said}") from error
+            raise ServerUnreachable(f"{base_url}: HTTP {error.status_code}: {said}") from error
         raise ValueError(f"{base_url} refused it with HTTP {error.status_code}: {said}") from error
     except APITimeoutError as error:
         raise TemporaryFailure(f"{base_url} took too long, {RETRIES + 1} times") from error
     except APIConnectionError as error:
-        raise OutOfReach(
+        raise ServerUnreachable(
             f"{base_url} cannot be reached ({error.__cause__ or error}): start it, and run this again to go on"
         ) from error

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from data_builders.arguments import BuildArguments
 from data_builders.pipeline.dataset_card import HISTOGRAMS, write_dataset_card
 from data_builders.questions.select import Plan
-from data_builders.speech.recordings import plan_takes
+from data_builders.speech.recordings import plan_recordings
 
 MANIFEST = "manifest.json"
 
@@ -48,7 +48,7 @@ def find_unfinished(plan: Plan, shards: Path) -> list[str]:
     return [shard for shard in plan.shards if not (shards / f"{shard}.json").is_file()]
 
 
-def finish_dataset(
+def assemble_dataset(
     arguments: BuildArguments, plan: Plan, shards: Path, key: str, teacher: str | None
 ) -> dict[str, Any]:
     """Put the data set in its place; returns its manifest.
@@ -123,7 +123,7 @@ def check_shard(
                     f"{shards / name} is damaged: delete {shards / shard}.json and run this again"
                 )
         found += pq.read_table(shards / name, columns=["id"])["id"].to_pylist()
-    planned = [take.id for row in plan.read(shard) for take in plan_takes(row, arguments)]
+    planned = [take.id for row in plan.read(shard) for take in plan_recordings(row, arguments)]
     if sorted(found) != sorted(planned):
         raise ValueError(
             f"{shards / shard}: {len(found)} rows, and {len(planned)} were planned: delete its .json and run this again"

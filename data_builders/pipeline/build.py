@@ -15,19 +15,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from data_builders.answers.base import Answerer
+from data_builders.answers.base import AnswerGenerator
 from data_builders.arguments import BuildArguments
-from data_builders.pipeline.assemble import find_unfinished, finish_dataset, read_manifest
+from data_builders.pipeline.assemble import assemble_dataset, find_unfinished, read_manifest
 from data_builders.pipeline.executors import run_shares
-from data_builders.pipeline.shard import ASK_AGAIN, finish_shard
+from data_builders.pipeline.shard import ASK_AGAIN, write_shard
 from data_builders.pipeline.stages import Failure, Work
-from data_builders.questions.select import Plan, identify_plan, make_plan
-from data_builders.speech.augmentation import check_effects
+from data_builders.questions.select import Plan, fingerprint_selection, select_questions
+from data_builders.speech.augmentation import check_augmentations
 from data_builders.speech.synthesis import find_engine
-from data_builders.speech.verification import find_recogniser
-from data_builders.storage.atomic import write_whole
+from data_builders.speech.verification import find_recognizer
+from data_builders.storage.atomic import write_atomic
 from data_builders.storage.call_cache import content_key
-from data_builders.storage.dataset_folder import hand_on
+from data_builders.storage.dataset_folder import export_and_push
 
 if TYPE_CHECKING:  # transformers is needed only to answer
     from transformers import PreTrainedModel
@@ -50,15 +50,15 @@ def build_dataset(
         ValueError: bad questions or arguments, no row left, or rows that failed; what is finished is kept.
     """
     check_names(arguments)
-    folder, root = Path(arguments.output_dir), Path(arguments.data_dir).resolve()
-    key = identify_build(arguments, teacher)
+    folder, root = Path(arguments.output_dir), Path(arguments.cache_dir).resolve()
+    key = fingerprint_build(arguments, teacher)
     shards = root / "shards" / key
     if arguments.retry_failed:
         forget_failed(shards)
     elif is_built(folder, key):
-        hand_on(folder, arguments)
+        export_and_push(folder, arguments)
         return folder
-    build = Build(arguments, make_plan(arguments), shards, key, teacher, load_teacher)
+    build = Build(arguments, select_questions(arguments), shards, key, teacher, load_teacher)
     run_shares(build.do_share, arguments, build.finish, shards / "logs")
     return folder if is_built(folder, key) else None
 
@@ -70,11 +70,11 @@ def is_built(folder: Path, key: str) -> bool:
 
 
 def check_names(arguments: BuildArguments) -> None:
-    """Refuse engines, recognisers and effects that nobody knows, before anything is made for them."""
+    """Refuse engines, recognizers and effects that nobody knows, before anything is made for them."""
     find_engine(arguments)
-    if arguments.recogniser != "none":
-        find_recogniser(arguments)
-    check_effects(arguments.noise)
+    if arguments.recognizer != "none":
+        find_recognizer(arguments)
+    check_augmentations(arguments.noise)
 
 
 def forget_failed(shards: Path) -> None:
@@ -107,32 +107,32 @@ class Build:
         if not mine:
             return
         work = Work(
-            self.arguments, self.plan, mine, self.teacher, self.load_answerer, quiet=rank > 0
+            self.arguments, self.plan, mine, self.teacher, self.load_generator, quiet=rank > 0
         )
         failures = work.run()
         for shard in mine:
-            finish_shard(work, shard, self.shards)
+            write_shard(work, shard, self.shards)
         if failures:
             report.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(report, json.dumps([failure._asdict() for failure in failures]).encode())
+            write_atomic(report, json.dumps([failure._asdict() for failure in failures]).encode())
 
-    def load_answerer(self) -> Answerer:
+    def load_generator(self) -> AnswerGenerator:
         """Who answers, ready to."""
         arguments = self.arguments
         name = arguments.teacher_model_name_or_path
         assert name is not None
-        if arguments.teacher_server is not None:
-            from data_builders.answers.openai_server import ServerAnswerer
+        if arguments.teacher_base_url is not None:
+            from data_builders.answers.openai_server import OpenAIServer
 
-            return ServerAnswerer(
-                arguments.teacher_server,
+            return OpenAIServer(
+                arguments.teacher_base_url,
                 name,
                 arguments.answer_max_new_tokens,
                 arguments.answer_batch_size,
             )
-        from data_builders.answers.local_model import ModelAnswerer
+        from data_builders.answers.local_model import LocalModel
 
-        return ModelAnswerer(
+        return LocalModel(
             name,
             arguments.teacher_model_revision,
             arguments.answer_max_new_tokens,
@@ -172,11 +172,11 @@ class Build:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if is_built(folder, self.key) and not self.arguments.retry_failed:
                 return
-            manifest = finish_dataset(
+            manifest = assemble_dataset(
                 self.arguments, self.plan, self.shards, self.key, self.teacher
             )
             show_counts(manifest["counts"])
-            hand_on(folder, self.arguments)
+            export_and_push(folder, self.arguments)
 
     def read_failures(self, unfinished: set[str]) -> list[Failure]:
         """What failed in shards that are not finished, in every process's report."""
@@ -197,16 +197,22 @@ def show_counts(counts: dict[str, dict[str, int]]) -> None:
     Console().print(table)
 
 
-def identify_build(arguments: BuildArguments, teacher: str | None) -> str:
+def fingerprint_build(arguments: BuildArguments, teacher: str | None) -> str:
     """Names a build by all that its rows depend on."""
     names = [
-        *("speech_engine", "speech_model", "train_voices", "test_voices", "takes_per_question"),
+        *(
+            "speech_engine",
+            "speech_model",
+            "train_voices",
+            "test_voices",
+            "recordings_per_question",
+        ),
         *("answer_max_new_tokens", "noise", "noise_snr_db", "seed"),
-        *("recogniser", "recogniser_model", "max_wer", "similarity_model", "min_similarity"),
+        *("recognizer", "recognizer_model", "max_wer", "similarity_model", "min_similarity"),
     ]
     return content_key(
         "build 1",
-        identify_plan(arguments),
+        fingerprint_selection(arguments),
         teacher,
         {name: getattr(arguments, name) for name in names},
     )[:16]

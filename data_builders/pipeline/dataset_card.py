@@ -39,11 +39,11 @@ def write_dataset_card(
     """
     for column, values in figures.items():
         plot_histogram(folder / "images" / f"{column}.png", values, *HISTOGRAMS[column])
-    licences = dict(entry.split("=", 1) for entry in arguments.licenses)
+    licenses = dict(entry.split("=", 1) for entry in arguments.licenses)
     total = sum(rows.values())
     data = DatasetCardData(
         language="en",
-        license="other" if len(set(licences.values())) != 1 else next(iter(licences.values())),
+        license="other" if len(set(licenses.values())) != 1 else next(iter(licenses.values())),
         task_categories=["question-answering", "automatic-speech-recognition"],
         tags=["speech", "spoken-questions", "cross-modal-distillation"],
         size_categories=next((name for limit, name in SIZES if total < limit), "n>1M"),
@@ -60,7 +60,7 @@ def write_dataset_card(
         data,
         template_path=str(TEMPLATE),
         name=Path(arguments.output_dir).name,
-        prompts=name_prompts(arguments),
+        questions=source_label(arguments),
         arguments=arguments,
         teacher=teacher,
         rows=rows,
@@ -68,15 +68,15 @@ def write_dataset_card(
         hours=float(np.sum(figures.get("speech_seconds", np.zeros(1)))) / 3600,
         means={column: float(np.mean(values)) for column, values in figures.items()},
         pictures=list(figures),
-        licences=licences,
+        licenses=licenses,
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
 
 
-def name_prompts(arguments: BuildArguments) -> str:
+def source_label(arguments: BuildArguments) -> str:
     """The questions' source, without the folders of the machine that a file lay on."""
-    assert arguments.prompts is not None
-    return Path(arguments.prompts).name if is_file(arguments.prompts) else arguments.prompts
+    assert arguments.questions is not None
+    return Path(arguments.questions).name if is_file(arguments.questions) else arguments.questions
 
 
 def plot_histogram(file: Path, values: np.ndarray, title: str, edges: np.ndarray) -> None:

@@ -25,7 +25,7 @@ class Task:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        quieten()  # in every process that it is sent to
+        silence_datatrove()  # in every process that it is sent to
 
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         self.share(self.machine * world_size + rank, self.machines * world_size)
@@ -50,7 +50,7 @@ def run_shares(
         finish()
 
 
-def quieten() -> None:
+def silence_datatrove() -> None:
     """Leave the terminal to the progress bars; datatrove's own words are about its pipelines."""
     from datatrove.utils.logging import logger
 
@@ -61,7 +61,7 @@ def run_locally(task: Task, arguments: BuildArguments, _: Callable[[], None], lo
     """`workers` processes of this machine."""
     from datatrove.executor import LocalPipelineExecutor
 
-    quieten()
+    silence_datatrove()
     LocalPipelineExecutor(
         [partial(run_on_own_cores, task)],
         tasks=arguments.workers,

@@ -17,14 +17,14 @@ from datasets import Audio, Features, Value
 
 from data_builders.answers.base import unpack_answer
 from data_builders.arguments import BuildArguments
-from data_builders.pipeline.stages import Work, cut_sets
+from data_builders.pipeline.stages import Work, recognizer_groups
 from data_builders.schema import FEATURES, SPEECH_RATE_HZ
-from data_builders.speech.augmentation import name_noise
-from data_builders.speech.recordings import Take
-from data_builders.speech.synthesis import name_engine
+from data_builders.speech.augmentation import augmentation_label
+from data_builders.speech.recordings import Recording
+from data_builders.speech.synthesis import engine_label
 from data_builders.speech.verification import Check
-from data_builders.storage.atomic import ParquetFile, write_whole
-from data_builders.storage.call_cache import Journal
+from data_builders.storage.atomic import AtomicParquetWriter, write_atomic
+from data_builders.storage.call_cache import CallCache
 
 # As others will load it: decoding, as usual. What trains reads the bytes.
 STORED_FEATURES = Features(
@@ -39,7 +39,7 @@ ASK_AGAIN = (FAILED, "not answered", "not spoken")
 REJECTED_FEATURES = Features({**STORED_FEATURES, "reason": Value("string")})
 
 
-def finish_shard(work: Work, shard: str, folder: Path) -> None:
+def write_shard(work: Work, shard: str, folder: Path) -> None:
     """Write one shard, unless it is there or the result of one of its rows is not known yet.
 
     Every file is written beside its place, synced and renamed; the JSON comes last.
@@ -52,8 +52,8 @@ def finish_shard(work: Work, shard: str, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     counts: collections.Counter[str] = collections.Counter()
-    kept = ParquetFile(folder / f"{shard}.parquet", STORED_FEATURES)
-    rejected = ParquetFile(folder / f"{shard}.rejected.parquet", REJECTED_FEATURES)
+    kept = AtomicParquetWriter(folder / f"{shard}.parquet", STORED_FEATURES)
+    rejected = AtomicParquetWriter(folder / f"{shard}.rejected.parquet", REJECTED_FEATURES)
     for row, reason in judge_rows(work, shard, failed):
         counts[reason or "kept"] += 1
         if reason is None:
@@ -64,7 +64,7 @@ def finish_shard(work: Work, shard: str, folder: Path) -> None:
             rejected.write({**row, "reason": reason})
     files = {file.path.name: file.close() for file in (kept, rejected)}
     entry = {"counts": dict(sorted(counts.items())), "files": files}
-    write_whole(done, json.dumps(entry, indent=1).encode())
+    write_atomic(done, json.dumps(entry, indent=1).encode())
 
 
 def judge_rows(
@@ -79,9 +79,9 @@ def judge_rows(
         work.journal("checks", shard) as checks,
     ):
         check_keys = {}
-        if arguments.recogniser != "none":
+        if arguments.recognizer != "none":
             for kind in work.recordings:
-                for checked in cut_sets(work, shard, kind):
+                for checked in recognizer_groups(work, shard, kind):
                     check_keys.update({clip: key for key, (_, clip) in checked.rows.items()})
         for planned, take in work.takes(shard):
             row, reason = start_row(planned, take, arguments), None
@@ -106,7 +106,9 @@ def explain_absence(work: Work, key: str, what: str) -> str:
     return f"{what}: {work.refusals[key]}" if key in work.refusals else FAILED
 
 
-def start_row(planned: dict[str, Any], take: Take, arguments: BuildArguments) -> dict[str, Any]:
+def start_row(
+    planned: dict[str, Any], take: Recording, arguments: BuildArguments
+) -> dict[str, Any]:
     """A row before it has an answer or a sound."""
     row = dict.fromkeys(FEATURES)
     row.update({name: value for name, value in planned.items() if name in row})
@@ -114,7 +116,7 @@ def start_row(planned: dict[str, Any], take: Take, arguments: BuildArguments) ->
 
 
 def add_answer(
-    row: dict[str, Any], answers: Journal, work: Work, planned: dict[str, Any]
+    row: dict[str, Any], answers: CallCache, work: Work, planned: dict[str, Any]
 ) -> str | None:
     """The teacher's answer into the row; returns why the row is rejected."""
     found = answers.get(work.answer_key(planned))
@@ -135,11 +137,11 @@ def add_speech(
     """The clip and what was heard into the row; returns why the row is rejected."""
     row["speech"] = {"bytes": clip, "path": f"{row['id']}.flac"}
     row["speech_seconds"] = soundfile.info(io.BytesIO(clip)).duration
-    row["speech_engine"] = name_engine(arguments)
+    row["speech_engine"] = engine_label(arguments)
     if check is None:
         return None
     row.update(heard=check.heard, wer=check.wer, similarity=check.similarity)
-    return check.find_fault(arguments)
+    return check.rejection_reason(arguments)
 
 
 def add_noisy_speech(
@@ -149,10 +151,10 @@ def add_noisy_speech(
     if clip is None:
         return
     row["noisy_speech"] = {"bytes": clip, "path": f"{row['id']}-noisy.flac"}
-    row["noise"] = name_noise(arguments)
+    row["noise"] = augmentation_label(arguments)
     row["noisy_wer"] = check and check.wer
 
 
-def read_check(checks: Journal, key: str | None) -> Check | None:
+def read_check(checks: CallCache, key: str | None) -> Check | None:
     found = checks.get(key) if key is not None else None
     return Check.unpack(found) if found is not None else None

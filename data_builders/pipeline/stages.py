@@ -14,21 +14,21 @@ from tqdm import tqdm
 
 from data_builders.answers.base import (
     REFUSED,
-    Answerer,
+    AnswerGenerator,
     Question,
-    cut_batches,
+    length_batches,
     make_answer_key,
     pack_answer,
 )
 from data_builders.arguments import BuildArguments
 from data_builders.audio import decode_speech, encode_speech
-from data_builders.clients.concurrent import TemporaryFailure, call_each
+from data_builders.clients.concurrent import TemporaryFailure, map_concurrent
 from data_builders.questions.select import Plan
 from data_builders.speech.augmentation import Noise
-from data_builders.speech.recordings import Take, plan_takes
+from data_builders.speech.recordings import Recording, plan_recordings
 from data_builders.speech.synthesis import SPOKEN, SpeechEngine, load_engine, speak
-from data_builders.speech.verification import Checker, find_recogniser, make_check_key
-from data_builders.storage.call_cache import Journal
+from data_builders.speech.verification import SpeechVerifier, find_recognizer, make_check_key
+from data_builders.storage.call_cache import CallCache
 
 CLIPS_A_CALL = 32
 
@@ -47,7 +47,7 @@ class Work:
 
     Args:
         teacher: identity of the teacher, part of the journal's keys; None where nobody answers.
-        load_answerer: called only where an answer is missing.
+        load_generator: called only where an answer is missing.
         quiet: no progress bars.
     """
 
@@ -57,11 +57,11 @@ class Work:
         plan: Plan,
         shards: list[str],
         teacher: str | None,
-        load_answerer: Callable[[], Answerer],
+        load_generator: Callable[[], AnswerGenerator],
         quiet: bool = False,
     ) -> None:
         self.arguments, self.plan, self.shards = arguments, plan, shards
-        self.teacher, self.load_answerer, self.quiet = teacher, load_answerer, quiet
+        self.teacher, self.load_generator, self.quiet = teacher, load_generator, quiet
         self.failures: list[Failure] = []
         # Key of a call -> why it was refused; never journaled, since a server can be mended.
         self.refusals: dict[str, str] = {}
@@ -73,7 +73,7 @@ class Work:
         speak_shards(self)
         if self.arguments.noise:
             add_noise_to_shards(self)
-        if self.arguments.recogniser != "none":
+        if self.arguments.recognizer != "none":
             check_shards(self)
         return self.failures
 
@@ -85,25 +85,27 @@ class Work:
     @property
     def answer_batch_size(self) -> int:
         """Questions that are answered together; a server gets them one by one."""
-        return 1 if self.arguments.teacher_server else self.arguments.answer_batch_size
+        return 1 if self.arguments.teacher_base_url else self.arguments.answer_batch_size
 
     def answer_key(self, row: dict[str, Any]) -> str:
         assert self.teacher is not None
         question = Question(row["question"], row["system"])
         return make_answer_key(self.teacher, self.arguments.answer_max_new_tokens, question)
 
-    def takes(self, shard: str) -> list[tuple[dict[str, Any], Take]]:
+    def takes(self, shard: str) -> list[tuple[dict[str, Any], Recording]]:
         """Every recording of a shard, in its order."""
         return [
-            (row, take) for row in self.plan.read(shard) for take in plan_takes(row, self.arguments)
+            (row, take)
+            for row in self.plan.read(shard)
+            for take in plan_recordings(row, self.arguments)
         ]
 
-    def spoken_takes(self, shard: str) -> list[tuple[dict[str, Any], Take]]:
+    def spoken_recordings(self, shard: str) -> list[tuple[dict[str, Any], Recording]]:
         return [(row, take) for row, take in self.takes(shard) if take.clip_key]
 
     @contextmanager
-    def journal(self, stage: str, shard: str) -> Iterator[Journal]:
-        journal = Journal(Path(self.arguments.data_dir) / "journal" / stage / f"{shard}.sqlite")
+    def journal(self, stage: str, shard: str) -> Iterator[CallCache]:
+        journal = CallCache(Path(self.arguments.cache_dir) / "journal" / stage / f"{shard}.sqlite")
         try:
             yield journal
         finally:
@@ -123,7 +125,7 @@ def skip(progress: tqdm, count: int) -> None:
 
 def answer_shards(work: Work) -> None:
     """The teacher's answer to every question."""
-    answerer: Answerer | None = None
+    answerer: AnswerGenerator | None = None
     with work.progress(
         "answers", sum(work.plan.shards[shard] for shard in work.shards)
     ) as progress:
@@ -135,12 +137,12 @@ def answer_shards(work: Work) -> None:
             with work.journal("answers", shard) as journal:
                 missing = set(journal.adopt(keys.values()))
                 skip(progress, work.plan.shards[shard] - len(missing))
-                # Whole batches, also where a part is known: an answer may depend on its neighbours' lengths.
-                batches = cut_batches(list(keys), work.answer_batch_size)
+                # Whole batches, also where a part is known: an answer may depend on its neighbors' lengths.
+                batches = length_batches(list(keys), work.answer_batch_size)
                 batches = [batch for batch in batches if any(keys[q] in missing for q in batch)]
                 if not batches:
                     continue
-                answerer = answerer or work.load_answerer()
+                answerer = answerer or work.load_generator()
                 for questions, answers in answerer.answer(batches):
                     if isinstance(answers, TemporaryFailure):
                         work.failures += [
@@ -165,7 +167,7 @@ def speak_shards(work: Work) -> None:
             for shard in work.shards:
                 utterances = {
                     take.clip_key: (row["spoken"], take.voice, take.id)
-                    for row, take in work.spoken_takes(shard)
+                    for row, take in work.spoken_recordings(shard)
                 }
                 with work.journal("speech", shard) as journal:
                     missing = journal.adopt(utterances)
@@ -197,12 +199,12 @@ def speak_all(
         text, voice, _ = utterances[key]
         return speak(engine, text, voice)
 
-    return call_each(speak_one, utterances, engine.in_flight)
+    return map_concurrent(speak_one, utterances, engine.in_flight)
 
 
 def count_takes(work: Work) -> int:
     """Recordings in our shards, near enough for a bar: questions that are never spoken count too."""
-    train, other = work.arguments.takes_per_question, len(work.arguments.test_voices)
+    train, other = work.arguments.recordings_per_question, len(work.arguments.test_voices)
     return sum(
         work.plan.shards[shard] * (train if shard.startswith("train-") else other)
         for shard in work.shards
@@ -215,7 +217,7 @@ def add_noise_to_shards(work: Work) -> None:
     with work.progress("noise", count_takes(work)) as progress:
         for shard in work.shards:
             with work.journal("speech", shard) as clips, work.journal("noise", shard) as journal:
-                takes = {take.noisy_key: take for _, take in work.spoken_takes(shard)}
+                takes = {take.noisy_key: take for _, take in work.spoken_recordings(shard)}
                 missing = journal.adopt(takes)
                 skip(progress, len(takes) - len(missing))
                 for key in missing:
@@ -227,17 +229,17 @@ def add_noise_to_shards(work: Work) -> None:
 
 
 def check_shards(work: Work) -> None:
-    """What an independent recogniser hears in every clip, clean and noisy."""
-    checker: Checker | None = None
+    """What an independent recognizer hears in every clip, clean and noisy."""
+    checker: SpeechVerifier | None = None
     with work.progress("checks", len(work.recordings) * count_takes(work)) as progress:
         try:
             for shard, kind in itertools.product(work.shards, work.recordings):
                 with work.journal(kind, shard) as clips, work.journal("checks", shard) as journal:
-                    for checks in cut_sets(work, shard, kind):
+                    for checks in recognizer_groups(work, shard, kind):
                         missing = journal.adopt(checks.rows)
                         skip(progress, len(checks.rows) - len(missing))
                         for start in range(0, len(missing), CLIPS_A_CALL):
-                            checker = checker or Checker(work.arguments)
+                            checker = checker or SpeechVerifier(work.arguments)
                             some = missing[start : start + CLIPS_A_CALL]
                             journal.put_all(check_some(checker, some, checks, clips))
                             progress.update(len(some))
@@ -253,10 +255,10 @@ class CheckSet(NamedTuple):
     rows: dict[str, tuple[dict[str, Any], str]]  # key of the check -> planned row, key of the clip
 
 
-def cut_sets(work: Work, shard: str, kind: str) -> Iterator[CheckSet]:
-    """The takes of a shard, some sentences at a time: as many as the recogniser is to tell apart."""
-    size = find_recogniser(work.arguments).set_size
-    takes = work.spoken_takes(shard)
+def recognizer_groups(work: Work, shard: str, kind: str) -> Iterator[CheckSet]:
+    """The takes of a shard, some sentences at a time: as many as the recognizer is to tell apart."""
+    size = find_recognizer(work.arguments).set_size
+    takes = work.spoken_recordings(shard)
     sentences = list(dict.fromkeys(row["spoken"] for row, _ in takes))
     for start in range(0, len(sentences), size or max(len(sentences), 1)):
         some = sentences[start : start + size] if size else []
@@ -271,7 +273,7 @@ def cut_sets(work: Work, shard: str, kind: str) -> Iterator[CheckSet]:
 
 
 def check_some(
-    checker: Checker, keys: list[str], checks: CheckSet, clips: Journal
+    checker: SpeechVerifier, keys: list[str], checks: CheckSet, clips: CallCache
 ) -> dict[str, bytes]:
     """Checks by key, of those clips that were spoken."""
     spoken = {}

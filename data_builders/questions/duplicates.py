@@ -42,7 +42,7 @@ class NearDuplicates:
 
     def find(self, row_id: str, question: str) -> str | None:
         """The id of an earlier question like this one; where there is none, this one is remembered."""
-        shingles = cut_shingles(question)
+        shingles = make_shingles(question)
         self._signature.clear()
         self._signature.update_batch([shingle.encode() for shingle in sorted(shingles)])
         values = self._signature.hashvalues
@@ -55,7 +55,7 @@ class NearDuplicates:
                 "SELECT id, question FROM bands JOIN questions USING (number) WHERE band = ? AND hash = ?",
                 (band, hashed),
             ):
-                if measure_overlap(shingles, cut_shingles(other)) >= self.similarity:
+                if measure_overlap(shingles, make_shingles(other)) >= self.similarity:
                     return other_id
         self._seen += 1
         self._database.execute(
@@ -73,8 +73,8 @@ class NearDuplicates:
         self._database.close()
 
 
-def cut_shingles(question: str) -> set[str]:
-    """Words and pairs of neighbouring words; case and punctuation do not count."""
+def make_shingles(question: str) -> set[str]:
+    """Words and pairs of neighboring words; case and punctuation do not count."""
     words = re.findall(r"[^\W_]+", question.lower())
     return {*words, *(" ".join(pair) for pair in itertools.pairwise(words))}
 

@@ -31,7 +31,7 @@ class Prompt(TypedDict):
     channels: list[str]
 
 
-def read_prompts(
+def read_questions(
     name_or_path: str,
     split: str = "train",
     revision: str | None = None,
@@ -54,7 +54,7 @@ def read_prompts(
     names = map_columns(columns or [], table.column_names, name_or_path)
     source = Path(name_or_path).stem if is_file(name_or_path) else name_or_path
     for number, row in enumerate(table):
-        yield make_prompt({field: row[name] for field, name in names.items()}, number, source)
+        yield make_question({field: row[name] for field, name in names.items()}, number, source)
 
 
 def is_file(name_or_path: str) -> bool:
@@ -100,7 +100,7 @@ def map_columns(columns: list[str], present: list[str], name_or_path: str) -> di
     return names
 
 
-def make_prompt(row: dict[str, Any], number: int, default_source: str) -> Prompt:
+def make_question(row: dict[str, Any], number: int, default_source: str) -> Prompt:
     """One row of any table as a `Prompt`; `number` names it in errors."""
     question = row["question"]
     channels = row.get("channels") or list(CHANNELS)
@@ -126,7 +126,7 @@ def as_text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def identify_prompts(name_or_path: str, revision: str | None = None) -> str:
+def fingerprint_source(name_or_path: str, revision: str | None = None) -> str:
     """What distinguishes these questions from an earlier version of them: a file's hash, a repository's commit."""
     if not is_file(name_or_path):
         return f"{name_or_path}@{HfApi().dataset_info(name_or_path, revision=revision).sha}"

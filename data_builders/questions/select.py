@@ -23,10 +23,10 @@ from datasets import Features, List, Value
 from tqdm import tqdm
 
 from data_builders.arguments import BuildArguments
-from data_builders.questions.read import Prompt, identify_prompts, read_prompts
-from data_builders.questions.text_normalization import estimate_seconds, spell_out
+from data_builders.questions.read import Prompt, fingerprint_source, read_questions
+from data_builders.questions.text_normalization import estimate_seconds, normalize_for_tts
 from data_builders.schema import FEATURES, make_row_id
-from data_builders.storage.atomic import ParquetFile
+from data_builders.storage.atomic import AtomicParquetWriter
 from data_builders.storage.call_cache import content_key
 
 PLANNED_FEATURES = Features(
@@ -63,44 +63,44 @@ class Plan:
         return pq.read_table(self.folder / f"{shard}.parquet").to_pylist()
 
 
-def identify_plan(arguments: BuildArguments) -> str:
+def fingerprint_selection(arguments: BuildArguments) -> str:
     """Names a plan by all that it depends on."""
-    assert arguments.prompts is not None
+    assert arguments.questions is not None
     names = [
-        "prompts_split",
+        "questions_split",
         "columns",
-        "sample_share",
+        "sample_fraction",
         "max_rows",
-        "speakable",
-        "channel_mix",
+        "filter_unspeakable",
+        "channel_shares",
         "seed",
         "max_shard_size",
     ]
-    if arguments.speakable:
+    if arguments.filter_unspeakable:
         names += ["max_words", "max_seconds", "near_duplicates"]
-    takes = arguments.takes_per_question, len(arguments.test_voices)
+    takes = arguments.recordings_per_question, len(arguments.test_voices)
     return content_key(
         "plan 1",
-        identify_prompts(arguments.prompts, arguments.prompts_revision),
+        fingerprint_source(arguments.questions, arguments.questions_revision),
         {name: getattr(arguments, name) for name in names},
         takes,
     )[:16]
 
 
-def make_plan(arguments: BuildArguments, quiet: bool = False) -> Plan:
+def select_questions(arguments: BuildArguments, quiet: bool = False) -> Plan:
     """The plan of these arguments, made unless it is there.
 
     Raises:
-        ValueError: bad questions (see `read_prompts`), or none left; without the filter also an empty one or one that
+        ValueError: bad questions (see `read_questions`), or none left; without the filter also an empty one or one that
             stands twice.
     """
-    key = identify_plan(arguments)
-    folder = Path(arguments.data_dir) / "plans" / key
+    key = fingerprint_selection(arguments)
+    folder = Path(arguments.cache_dir) / "plans" / key
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(mkdtemp(prefix=f"{key}.", suffix=".partial", dir=folder.parent))
         try:
-            write_plan(arguments, aside, quiet)
+            write_selection(arguments, aside, quiet)
             aside.rename(folder)
         except OSError:  # another process finished the same plan first
             if not folder.exists():
@@ -111,11 +111,11 @@ def make_plan(arguments: BuildArguments, quiet: bool = False) -> Plan:
     return Plan(folder, key, made["counts"], made["shards"])
 
 
-def write_plan(arguments: BuildArguments, folder: Path, quiet: bool) -> None:
+def write_selection(arguments: BuildArguments, folder: Path, quiet: bool) -> None:
     """Scan the source into an empty folder."""
     counts: collections.Counter[str] = collections.Counter()
     kept = ShardWriter(folder, arguments)
-    dropped = ParquetFile(folder / "dropped.parquet", DROPPED_FEATURES)
+    dropped = AtomicParquetWriter(folder / "dropped.parquet", DROPPED_FEATURES)
     with (
         tqdm(desc="questions", unit="row", total=arguments.max_rows, disable=quiet) as progress,
         contextlib.closing(judge_prompts(arguments, folder)) as judged,
@@ -141,7 +141,7 @@ def write_plan(arguments: BuildArguments, folder: Path, quiet: bool) -> None:
     dropped.close()
     kept.close()
     if not counts["kept"]:
-        raise ValueError(f"{arguments.prompts}: no question is left; dropped: {dict(counts)}")
+        raise ValueError(f"{arguments.questions}: no question is left; dropped: {dict(counts)}")
     (folder / "plan.json").write_text(
         json.dumps({"counts": counts, "shards": kept.shards}, indent=1)
     )
@@ -151,16 +151,19 @@ def judge_prompts(
     arguments: BuildArguments, folder: Path
 ) -> Generator[tuple[Prompt, str, str, str | None], None, None]:
     """Every question of the sample with its id, its spoken form and, if it is to be dropped, the reason."""
-    assert arguments.prompts is not None
-    judge = Judge(arguments, folder)
-    draw = ChannelDraw(arguments)
-    prompts = read_prompts(
-        arguments.prompts, arguments.prompts_split, arguments.prompts_revision, arguments.columns
+    assert arguments.questions is not None
+    judge = QuestionFilter(arguments, folder)
+    draw = ChannelAssigner(arguments)
+    prompts = read_questions(
+        arguments.questions,
+        arguments.questions_split,
+        arguments.questions_revision,
+        arguments.columns,
     )
     try:
         for number, prompt in enumerate(prompts):
             row_id = make_row_id(prompt["source"], prompt["question"])
-            if draw_number("sample", arguments.seed, row_id) >= arguments.sample_share:
+            if hash_to_unit("sample", arguments.seed, row_id) >= arguments.sample_fraction:
                 continue
             reason, spoken = judge.judge(prompt, row_id, number)
             if reason is None and prompt["split"] == "train":
@@ -170,13 +173,13 @@ def judge_prompts(
         judge.close()
 
 
-class Judge:
+class QuestionFilter:
     """Decides which questions stay. Without the filter all do, and what cannot be asked is an error."""
 
     def __init__(self, arguments: BuildArguments, folder: Path) -> None:
         self._first: dict[str, int] = {}
         self._filter = self._duplicates = None
-        if arguments.speakable:
+        if arguments.filter_unspeakable:
             # Their libraries are of the extra `data`.
             from data_builders.questions.duplicates import NearDuplicates
             from data_builders.questions.speakability import SpeakabilityFilter
@@ -199,7 +202,7 @@ class Judge:
         reason = self._filter.find_reason(question)
         if reason is None and self._duplicates.find(row_id, question) is not None:
             reason = "near duplicate"
-        return reason, spell_out(question) if reason is None else ""
+        return reason, normalize_for_tts(question) if reason is None else ""
 
     def close(self) -> None:
         if self._duplicates is not None:
@@ -207,14 +210,14 @@ class Judge:
             self._database.unlink()
 
 
-class ChannelDraw:
+class ChannelAssigner:
     """Deals rows to channels by share: by hash of the row, and with `max_rows` to exact counts.
 
     A row whose kind has all its rows goes to the next kind that has room.
     """
 
     def __init__(self, arguments: BuildArguments) -> None:
-        mix = arguments.parse_channel_mix()
+        mix = arguments.parse_channel_shares()
         whole = sum(mix.values())
         self._seed = arguments.seed
         self._shares = {kind: share / whole for kind, share in mix.items()}
@@ -224,7 +227,7 @@ class ChannelDraw:
 
     def choose(self, row_id: str) -> list[str] | None:
         """The row's channels; None where the source decides."""
-        drawn, edge, chosen = draw_number("channels", self._seed, row_id), 0.0, None
+        drawn, edge, chosen = hash_to_unit("channels", self._seed, row_id), 0.0, None
         kinds = list(self._shares)
         for kind in kinds:
             edge += self._shares[kind]
@@ -246,7 +249,7 @@ def apportion(rows: int, shares: dict[tuple[str, ...], float]) -> dict[tuple[str
     return counts
 
 
-def draw_number(purpose: str, seed: int, row_id: str) -> float:
+def hash_to_unit(purpose: str, seed: int, row_id: str) -> float:
     """A number in [0, 1) that depends on the row alone."""
     digest = hashlib.sha256(f"{purpose}\0{seed}\0{row_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
@@ -257,9 +260,9 @@ class ShardWriter:
 
     def __init__(self, folder: Path, arguments: BuildArguments) -> None:
         self._folder = folder
-        self._takes = (arguments.takes_per_question, len(arguments.test_voices))
+        self._takes = (arguments.recordings_per_question, len(arguments.test_voices))
         self._limit = parse_size(arguments.max_shard_size)
-        self._open: dict[str, tuple[ParquetFile, str]] = {}
+        self._open: dict[str, tuple[AtomicParquetWriter, str]] = {}
         self._bytes: collections.Counter[str] = collections.Counter()
         self._made: collections.Counter[str] = collections.Counter()
         self.shards: dict[str, int] = {}
@@ -269,7 +272,7 @@ class ShardWriter:
         if split not in self._open:
             name = f"{split}-{self._made[split]:05d}"
             self._open[split] = (
-                ParquetFile(self._folder / f"{name}.parquet", PLANNED_FEATURES),
+                AtomicParquetWriter(self._folder / f"{name}.parquet", PLANNED_FEATURES),
                 name,
             )
             self._made[split] += 1

@@ -1,7 +1,7 @@
 """Can this question be asked aloud? Most of a text corpus cannot: passages, tables, code, lettered options, formulas.
 
 Each rule is a reason with what gives it away. The first that applies is the row's reason; a question with none is
-speakable: somebody who hears it once can answer it, without having seen anything.
+filter_unspeakable: somebody who hears it once can answer it, without having seen anything.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The question as it is read out: numbers, dates, sums of money, units and signs as words.
 
-By wetext, the text normaliser of CosyVoice's own front end; its rules (finite-state transducers) are in the package.
+By wetext, the text normalizer of CosyVoice's own front end; its rules (finite-state transducers) are in the package.
 """
 
 import functools
@@ -19,7 +19,7 @@ def load_normalizer():
     return Normalizer(lang="en", operator="tn")
 
 
-def spell_out(text: str) -> str:
+def normalize_for_tts(text: str) -> str:
     """`text` as it is read out."""
     for sign, plain in SIGNS.items():
         text = text.replace(sign, plain)

@@ -27,13 +27,13 @@ from data_builders.chat import (
     hash_vocabulary,
 )
 from data_builders.schema import SOFT_TARGET_FEATURES, SoftTarget
-from data_builders.storage.call_cache import Journal, content_key
+from data_builders.storage.call_cache import CallCache, content_key
 
 ROWS_PER_WRITE = 256
 
 
 @dataclass(frozen=True)
-class Reading:
+class TeacherInput:
     """One row as the teacher reads it."""
 
     id: str
@@ -45,21 +45,21 @@ class Reading:
 class Scorer(Protocol):
     """Who thinks about the response tokens: `trainer_ext.teachers.top_k_scorer` or `logprob_server`."""
 
-    def score(self, readings: list[Reading]) -> list[SoftTarget]:
+    def score(self, readings: list[TeacherInput]) -> list[SoftTarget]:
         """One for each reading, in their order."""
         ...
 
 
 def read_rows(
     rows: Dataset, response_column: str, tokenizer: PreTrainedTokenizerBase
-) -> list[Reading]:
+) -> list[TeacherInput]:
     """Every row as the teacher reads it; rows without a response are left out.
 
     Raises:
         ValueError: no row has a response.
     """
     readings = [
-        Reading(
+        TeacherInput(
             row["id"],
             hash_question(row["question"], row["system"]),
             encode_question(tokenizer, row["question"], row["system"]),
@@ -75,9 +75,9 @@ def read_rows(
 
 def make_settings(
     teacher: str,
-    made_by: str,
+    scoring_backend: str,
     tokenizer: PreTrainedTokenizerBase,
-    vocabulary_rows: int,
+    vocab_size: int,
     k: int,
     temperatures: list[float],
 ) -> dict[str, Any]:
@@ -86,22 +86,22 @@ def make_settings(
     Raises:
         ValueError: k is more than there are ids.
     """
-    if k > vocabulary_rows:
+    if k > vocab_size:
         raise ValueError(
-            f"soft_targets_k is {k}, but teacher and student share {vocabulary_rows} vocabulary rows"
+            f"soft_targets_k is {k}, but teacher and student share {vocab_size} vocabulary rows"
         )
     return {
         "teacher": teacher,
-        "made_by": made_by,
+        "scoring_backend": scoring_backend,
         "tokenizer": hash_vocabulary(tokenizer),
-        "vocabulary_rows": vocabulary_rows,
+        "vocab_size": vocab_size,
         "k": k,
         "temperatures": temperatures,
     }
 
 
 def cache_soft_targets(
-    readings: list[Reading],
+    readings: list[TeacherInput],
     folder: Path,
     settings: dict[str, Any],
     load_scorer: Callable[[], Scorer],
@@ -122,11 +122,11 @@ def cache_soft_targets(
     check_folder(folder, settings)
     place = folder.with_name(f"{folder.name}.journal")
     keys = [make_key(reading, settings) for reading in readings]
-    own = Journal(place / f"{state.process_index}.sqlite")
+    own = CallCache(place / f"{state.process_index}.sqlite")
     todo = dict(zip(keys, readings, strict=True))
     missing = list(todo)
     for file in sorted(place.glob("*.sqlite")):
-        journal = Journal(file)
+        journal = CallCache(file)
         missing = journal.missing(missing)
         journal.close()
     state.wait_for_everyone()  # nobody writes before all have seen what is missing
@@ -147,13 +147,13 @@ def cache_soft_targets(
                 progress.update(len(some))
     own.close()
     state.wait_for_everyone()
-    if state.is_main_process and not (folder.exists() and holds(folder, readings)):
+    if state.is_main_process and not (folder.exists() and table_matches(folder, readings)):
         write_table(readings, keys, folder, place, settings)
     state.wait_for_everyone()
     return {**describe_table(load_from_disk(str(folder))), "scored": len(missing)}
 
 
-def make_key(reading: Reading, settings: dict[str, Any]) -> str:
+def make_key(reading: TeacherInput, settings: dict[str, Any]) -> str:
     return content_key("soft targets", settings, reading.prompt_ids, reading.response_ids)
 
 
@@ -169,11 +169,11 @@ def check_folder(folder: Path, settings: dict[str, Any]) -> None:
         ):
             raise ValueError(
                 f"{folder} holds soft targets with {name} {found[name]}, and this run wants {wanted}: name another "
-                "folder by soft_targets, or delete this one"
+                "folder by soft_targets_path, or delete this one"
             )
 
 
-def holds(folder: Path, readings: list[Reading]) -> bool:
+def table_matches(folder: Path, readings: list[TeacherInput]) -> bool:
     """Whether the table there has these rows, with these prompts and responses, and no others."""
     there = load_from_disk(str(folder)).select_columns(["id", "prompt", "response"])
     return [tuple(row.values()) for row in there] == [
@@ -196,7 +196,11 @@ def pack(target: SoftTarget) -> bytes:
 
 
 def write_table(
-    readings: list[Reading], keys: list[str], folder: Path, place: Path, settings: dict[str, Any]
+    readings: list[TeacherInput],
+    keys: list[str],
+    folder: Path,
+    place: Path,
+    settings: dict[str, Any],
 ) -> None:
     """Stream all rows from the journals into a table beside `folder`, then rename."""
     for left_by_a_kill in folder.parent.glob(f"{folder.name}.*.partial"):
@@ -215,10 +219,10 @@ def write_table(
 
 
 def iterate_columns(
-    readings: list[Reading], keys: list[str], place: Path, settings: dict[str, Any]
+    readings: list[TeacherInput], keys: list[str], place: Path, settings: dict[str, Any]
 ) -> Iterator[dict[str, list[Any]]]:
     """The table's columns, some rows at a time."""
-    journals = [Journal(file) for file in sorted(place.glob("*.sqlite"))]
+    journals = [CallCache(file) for file in sorted(place.glob("*.sqlite"))]
     for start in range(0, len(readings), ROWS_PER_WRITE):
         columns: dict[str, list[Any]] = {name: [] for name in SOFT_TARGET_FEATURES}
         for reading, key in zip(

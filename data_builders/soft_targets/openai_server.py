@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from data_builders.clients.openai import connect, errors_of_a_row
+from data_builders.clients.openai import connect, map_request_errors
 from data_builders.schema import SoftTarget
-from data_builders.soft_targets.cache import Reading
+from data_builders.soft_targets.cache import TeacherInput
 
 
 class ServerScorer:
@@ -21,19 +21,19 @@ class ServerScorer:
     Args:
         base_url: for instance http://localhost:8000/v1
         model: its name, which must be the one the server has.
-        vocabulary_rows: ids from here on are not the student's.
+        vocab_size: ids from here on are not the student's.
         k: ids kept a token.
 
     Raises:
         ValueError: the server does not have the model.
-        OutOfReach: it does not answer.
+        ServerUnreachable: it does not answer.
     """
 
-    def __init__(self, base_url: str, model: str, vocabulary_rows: int, k: int) -> None:
+    def __init__(self, base_url: str, model: str, vocab_size: int, k: int) -> None:
         self.client = connect(base_url)
-        self.model, self.vocabulary_rows, self.k = model, vocabulary_rows, k
+        self.model, self.vocab_size, self.k = model, vocab_size, k
         self.base_url = base_url
-        with errors_of_a_row(base_url):
+        with map_request_errors(base_url):
             served = [entry.id for entry in self.client.models.list()]
         if model not in served:
             raise ValueError(
@@ -41,14 +41,14 @@ class ServerScorer:
                 "--served-model-name at the server"
             )
 
-    def score(self, readings: list[Reading]) -> list[SoftTarget]:
+    def score(self, readings: list[TeacherInput]) -> list[SoftTarget]:
         with ThreadPoolExecutor(max_workers=max(len(readings), 1)) as pool:
             return list(pool.map(self._score_one, readings))
 
-    def _score_one(self, reading: Reading) -> SoftTarget:
+    def _score_one(self, reading: TeacherInput) -> SoftTarget:
         tokens = reading.prompt_ids + reading.response_ids
         try:
-            with errors_of_a_row(self.base_url):
+            with map_request_errors(self.base_url):
                 answer = self.client.completions.create(
                     model=self.model,
                     prompt=tokens,
@@ -82,7 +82,7 @@ class ServerScorer:
             raise ValueError(
                 f"row {row_id}: the server told {len(best)} log-probabilities, not {self.k}"
             )
-        if outside := [i for _, i, _ in best if i >= self.vocabulary_rows]:
+        if outside := [i for _, i, _ in best if i >= self.vocab_size]:
             raise ValueError(
                 f"row {row_id}: the server finds id {outside[0]} likely, which the student does not have"
             )

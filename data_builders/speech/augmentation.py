@@ -19,21 +19,21 @@ PEAK = 0.9
 TELEPHONE_HZ = (300.0, 3400.0)
 
 
-def make_noise_key(arguments: BuildArguments, clip_key: str, row_id: str) -> str:
+def make_augmentation_key(arguments: BuildArguments, clip_key: str, row_id: str) -> str:
     """Everything a noisy clip depends on."""
     return content_key(
         "noise", arguments.noise, arguments.noise_snr_db, arguments.seed, clip_key, row_id
     )
 
 
-def name_noise(arguments: BuildArguments) -> str:
+def augmentation_label(arguments: BuildArguments) -> str:
     """What the column `noise` says."""
     low, high = arguments.noise_snr_db
     names = {"noise": f"noise at {low:g} to {high:g} dB"}
     return ", ".join(names.get(name, name) for name in arguments.noise)
 
 
-def check_effects(effects: list[str]) -> None:
+def check_augmentations(effects: list[str]) -> None:
     """Refuse an effect that nobody knows."""
     for name in effects:
         if name not in EFFECTS:
@@ -44,7 +44,7 @@ class Noise:
     """The chain of effects that the arguments name."""
 
     def __init__(self, effects: list[str], snr_db: list[float]) -> None:
-        check_effects(effects)
+        check_augmentations(effects)
         self._effects = [EFFECTS[name](snr_db) for name in effects]
 
     def apply(self, samples: np.ndarray, key: str) -> np.ndarray:
@@ -69,7 +69,7 @@ def load_room(_: list[float]) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def load_noise(snr_db: list[float]) -> Callable[[np.ndarray], np.ndarray]:
-    """Coloured noise, from the hiss of a cheap microphone to the rumble of a street."""
+    """Colored noise, from the hiss of a cheap microphone to the rumble of a street."""
     from audiomentations import AddColorNoise
 
     noise = AddColorNoise(min_snr_db=snr_db[0], max_snr_db=snr_db[1], p=1.0)
@@ -81,9 +81,9 @@ def load_phone(_: list[float]) -> Callable[[np.ndarray], np.ndarray]:
     from audiomentations import BandPassFilter
 
     low, high = TELEPHONE_HZ
-    centre, width = (low + high) / 2, (high - low) / ((low + high) / 2)
+    center, width = (low + high) / 2, (high - low) / ((low + high) / 2)
     band = BandPassFilter(
-        min_center_freq=centre, max_center_freq=centre, min_bandwidth_fraction=width,
+        min_center_freq=center, max_center_freq=center, min_bandwidth_fraction=width,
         max_bandwidth_fraction=width, p=1.0,
     )  # fmt: skip
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from data_builders.arguments import BuildArguments
 from data_builders.schema import make_row_id
-from data_builders.speech.augmentation import make_noise_key
-from data_builders.speech.synthesis import choose_voice, make_clip_key, name_engine
+from data_builders.speech.augmentation import make_augmentation_key
+from data_builders.speech.synthesis import choose_voice, engine_label, make_clip_key
 
 
-class Take(NamedTuple):
+class Recording(NamedTuple):
     """One recording; a question that is never spoken has one without voice and keys."""
 
     id: str
@@ -20,22 +20,22 @@ class Take(NamedTuple):
     noisy_key: str
 
 
-def plan_takes(row: dict[str, Any], arguments: BuildArguments) -> list[Take]:
+def plan_recordings(row: dict[str, Any], arguments: BuildArguments) -> list[Recording]:
     """The takes of one planned question."""
     source, question = row["source"], row["question"]
     if "s2t" not in row["channels"]:
-        return [Take(make_row_id(source, question), "", "", "")]
+        return [Recording(make_row_id(source, question), "", "", "")]
     if row["split"] == "train":
         voices = [
             choose_voice(arguments.train_voices, question, take)
-            for take in range(arguments.takes_per_question)
+            for take in range(arguments.recordings_per_question)
         ]
     else:
         voices = arguments.test_voices
     takes = []
     for number, voice in enumerate(voices):
         row_id = make_row_id(source, question, number)
-        clip_key = make_clip_key(name_engine(arguments), row["spoken"], voice)
-        noisy_key = make_noise_key(arguments, clip_key, row_id) if arguments.noise else ""
-        takes.append(Take(row_id, voice, clip_key, noisy_key))
+        clip_key = make_clip_key(engine_label(arguments), row["spoken"], voice)
+        noisy_key = make_augmentation_key(arguments, clip_key, row_id) if arguments.noise else ""
+        takes.append(Recording(row_id, voice, clip_key, noisy_key))
     return takes

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_builders.arguments import BuildArguments
 from data_builders.audio import encode_speech, resample_speech
-from data_builders.clients.concurrent import OutOfReach, TemporaryFailure
+from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure
 from data_builders.storage.call_cache import content_key
 
 TTS_ENGINES = {
@@ -40,7 +40,7 @@ class SpeechEngine(Protocol):
             ValueError: this text cannot be spoken in this voice, now or later.
             RuntimeError: it could not be spoken now. A full GPU is one (torch.OutOfMemoryError), so the row is reported
                 and tried again by the next run.
-            OutOfReach: nothing can be spoken now.
+            ServerUnreachable: nothing can be spoken now.
         """
         ...
 
@@ -67,7 +67,7 @@ def find_engine(arguments: BuildArguments) -> str:
     return TTS_ENGINES[name]
 
 
-def name_engine(arguments: BuildArguments) -> str:
+def engine_label(arguments: BuildArguments) -> str:
     """What the column `speech_engine` says, and the journal distinguishes."""
     return ":".join(filter(None, [arguments.speech_engine, arguments.speech_model]))
 
@@ -88,7 +88,7 @@ def speak(engine: SpeechEngine, text: str, voice: str) -> bytes:
 
     Raises:
         TemporaryFailure: the clip may come out another time.
-        OutOfReach: the engine's server does not answer.
+        ServerUnreachable: the engine's server does not answer.
     """
     try:
         samples, rate_hz = engine.synthesize(text, voice)
@@ -97,7 +97,7 @@ def speak(engine: SpeechEngine, text: str, voice: str) -> bytes:
         return encode_speech(resample_speech(samples, rate_hz))
     except ValueError as error:
         return str(error).encode()
-    except (TemporaryFailure, OutOfReach):
+    except (TemporaryFailure, ServerUnreachable):
         raise
     except RuntimeError as error:
         raise TemporaryFailure(f"{engine.name} failed: {error}") from error

@@ -1,7 +1,7 @@
-"""Does the clip say the question? An independent recogniser hears it, and its samples are looked at.
+"""Does the clip say the question? An independent recognizer hears it, and its samples are looked at.
 
 In: clips with what they should say. Out: what was heard, word error rate, similarity, and the sound's own figures. A
-new recogniser is one file in `asr/` and one line here.
+new recognizer is one file in `asr/` and one line here.
 """
 
 import importlib
@@ -15,8 +15,8 @@ from data_builders.arguments import BuildArguments
 from data_builders.schema import SPEECH_RATE_HZ
 from data_builders.storage.call_cache import content_key
 
-RECOGNISERS = {
-    "closed_set": "data_builders.speech.asr.pocketsphinx:ClosedSetRecogniser",
+RECOGNIZERS = {
+    "pocketsphinx": "data_builders.speech.asr.pocketsphinx:PocketsphinxRecognizer",
     "whisper": "data_builders.speech.asr.whisper:WhisperRecogniser",
 }
 FRAME = SPEECH_RATE_HZ // 50  # samples of 20 ms
@@ -31,15 +31,15 @@ LETTERS_A_SECOND = (4.0, 30.0)  # people: 10 to 20
 OTHER_BY = 0.1
 
 
-class Recogniser(Protocol):
-    """What a recogniser offers."""
+class Recognizer(Protocol):
+    """What a recognizer offers."""
 
     name: str
     # How many sentences it wants to be told of; None for one that hears anything.
     set_size: ClassVar[int | None]
 
     @classmethod
-    def from_arguments(cls, arguments: BuildArguments) -> "Recogniser": ...
+    def from_arguments(cls, arguments: BuildArguments) -> "Recognizer": ...
 
     def hear(self, clips: list[np.ndarray], sentences: list[str]) -> list[str]:
         """What each clip (n,) at 16 kHz says; `sentences` is all that may be said. Equal calls give equal words."""
@@ -70,7 +70,7 @@ class Check:
     def unpack(cls, value: bytes) -> "Check":
         return cls(**json.loads(value))
 
-    def find_fault(self, arguments: BuildArguments) -> str | None:
+    def rejection_reason(self, arguments: BuildArguments) -> str | None:
         """Why the clip is not kept, or None."""
         if self.loudness < MIN_LOUDNESS:
             return "silent"
@@ -89,37 +89,37 @@ class Check:
         return None
 
 
-def find_recogniser(arguments: BuildArguments) -> type[Recogniser]:
-    """The class of the recogniser that the arguments name; its model is loaded by `from_arguments`.
+def find_recognizer(arguments: BuildArguments) -> type[Recognizer]:
+    """The class of the recognizer that the arguments name; its model is loaded by `from_arguments`.
 
     Raises:
         ValueError: there is none of that name.
     """
-    name = arguments.recogniser
-    if name not in RECOGNISERS:
+    name = arguments.recognizer
+    if name not in RECOGNIZERS:
         raise ValueError(
-            f"unknown recogniser {name!r}; known are {', '.join(RECOGNISERS)}, and none"
+            f"unknown recognizer {name!r}; known are {', '.join(RECOGNIZERS)}, and none"
         )
-    module, _, attribute = RECOGNISERS[name].partition(":")
+    module, _, attribute = RECOGNIZERS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def make_check_key(arguments: BuildArguments, clip_key: str, sentences: list[str]) -> str:
     """Everything that a check depends on; thresholds do not count, so that another one costs nothing."""
-    model = arguments.recogniser_model if arguments.recogniser == "whisper" else ""
+    model = arguments.recognizer_model if arguments.recognizer == "whisper" else ""
     return content_key(
-        "check", arguments.recogniser, model, arguments.similarity_model, clip_key, sentences
+        "check", arguments.recognizer, model, arguments.similarity_model, clip_key, sentences
     )
 
 
-class Checker:
-    """A recogniser, and a model of similarity where one is given."""
+class SpeechVerifier:
+    """A recognizer, and a model of similarity where one is given."""
 
     def __init__(self, arguments: BuildArguments) -> None:
         from data_builders.speech.wer import compare_words, load_normalizer
 
         self._normalize, self._compare_words = load_normalizer(), compare_words
-        self.recogniser = find_recogniser(arguments).from_arguments(arguments)
+        self.recognizer = find_recognizer(arguments).from_arguments(arguments)
         self._similarity: Any = None
         if arguments.similarity_model is not None:
             from sentence_transformers import SentenceTransformer
@@ -130,7 +130,7 @@ class Checker:
         self, clips: list[np.ndarray], spoken: list[str], questions: list[str], sentences: list[str]
     ) -> list[Check]:
         """One check a clip (n,) at 16 kHz, against how it should be spoken and what was asked."""
-        heard = self.recogniser.hear(clips, sentences)
+        heard = self.recognizer.hear(clips, sentences)
         similar = self._measure_similarity(heard, questions)
         said_by_any = {self._normalize(sentence) for sentence in sentences}
         checks = []
@@ -152,7 +152,7 @@ class Checker:
         return [round(float(cosine), 4) for cosine in (one * other).sum(axis=1)]
 
     def close(self) -> None:
-        self.recogniser.close()
+        self.recognizer.close()
 
 
 def listen(clip: np.ndarray, text: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Word error rate after Whisper's normalisation, as the field reports it; offline.
+"""Word error rate after Whisper's normalization, as the field reports it; offline.
 
 `evaluate.load("wer")` fetches its code from the Hub and counts punctuation and "two" against "2" as errors.
 """
@@ -13,7 +13,7 @@ import jiwer
 
 @functools.cache
 def load_normalizer() -> Any:
-    """Whisper's English normaliser with its table of British spellings (package whisper-normalizer)."""
+    """Whisper's English normalizer with its table of British spellings (package whisper-normalizer)."""
     from whisper_normalizer.english import EnglishTextNormalizer
 
     return EnglishTextNormalizer()
@@ -29,12 +29,12 @@ def measure_wer(heard: str, said: str) -> float:
 
 
 def compare_words(heard: str, said: str) -> float:
-    """As `measure_wer`, of texts that are normalised already."""
+    """As `measure_wer`, of texts that are normalized already."""
     return float(jiwer.wer(said, heard)) if said else float(bool(heard))
 
 
 class WordErrorRate(evaluate.Metric):
-    """Errors (substituted, left out, added) over words said, after Whisper's normalisation; the mean of all words."""
+    """Errors (substituted, left out, added) over words said, after Whisper's normalization; the mean of all words."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

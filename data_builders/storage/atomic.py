@@ -13,17 +13,17 @@ from datasets import Features
 ROWS_PER_GROUP = 100
 
 
-def name_aside(file: Path) -> Path:
+def temporary_path(file: Path) -> Path:
     """A name beside the place that no other process has, on this machine or another."""
     return file.with_name(f"{file.name}.{secrets.token_hex(4)}.partial")
 
 
-class ParquetFile:
+class AtomicParquetWriter:
     """Rows into a parquet file that appears whole or not at all."""
 
     def __init__(self, path: Path, features: Features) -> None:
         self.path = path
-        self._aside = name_aside(path)
+        self._aside = temporary_path(path)
         self._schema = features.arrow_schema
         self._writer = pq.ParquetWriter(
             self._aside, self._schema, compression="zstd", write_page_index=True
@@ -51,9 +51,9 @@ class ParquetFile:
         return digest
 
 
-def write_whole(file: Path, content: bytes) -> None:
+def write_atomic(file: Path, content: bytes) -> None:
     """Write beside the place, sync, rename."""
-    aside = name_aside(file)
+    aside = temporary_path(file)
     with aside.open("wb") as stream:
         stream.write(content)
         stream.flush()

@@ -15,13 +15,13 @@ KEYS_PER_QUERY = 500
 
 
 def content_key(*parts: object) -> str:
-    """Hash of JSON-serialisable parts, equal in every process and on every machine."""
+    """Hash of JSON-serializable parts, equal in every process and on every machine."""
     return hashlib.sha256(
         json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()
     ).hexdigest()
 
 
-class Journal:
+class CallCache:
     """Bytes by key, in one file; what was put first stays."""
 
     def __init__(self, file: Path) -> None:
@@ -71,7 +71,7 @@ class Journal:
         for file in sorted(self.file.parent.glob("*.sqlite")) if missing else []:
             if file == self.file:
                 continue
-            other = Journal(file)
+            other = CallCache(file)
             for key in set(missing) - set(other.missing(missing)):
                 value = other.get(key)
                 assert value is not None

@@ -10,7 +10,7 @@ from data_builders.arguments import BuildArguments
 from data_builders.schema import FEATURES
 
 
-def load_finished(name: str) -> Any:
+def load_dataset_folder(name: str) -> Any:
     """A data set from a folder of this module or of `save_to_disk`, or from the Hub; speech undecoded."""
     folder = Path(name)
     if (folder / "data").is_dir():
@@ -28,10 +28,10 @@ def load_finished(name: str) -> Any:
     return loaded
 
 
-def hand_on(folder: Path, arguments: BuildArguments) -> None:
+def export_and_push(folder: Path, arguments: BuildArguments) -> None:
     """What the arguments want done with the finished folder."""
     if arguments.save_to_disk is not None:
-        load_finished(str(folder)).save_to_disk(arguments.save_to_disk)
+        load_dataset_folder(str(folder)).save_to_disk(arguments.save_to_disk)
     if arguments.push_to_hub:
         assert arguments.hub_dataset_id is not None
         print(push_dataset(folder, arguments.hub_dataset_id, arguments.hub_private_repo))

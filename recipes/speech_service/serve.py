@@ -63,7 +63,7 @@ class CosyVoice:
         from cosyvoice.cli.cosyvoice import AutoModel
 
         self._voices = voices
-        self._faults = {name: find_fault(voice) for name, voice in voices.items()}
+        self._faults = {name: rejection_reason(voice) for name, voice in voices.items()}
         for name, fault in self._faults.items():
             if fault:
                 print(f"voice {name} will be refused: {fault}", file=sys.stderr)
@@ -114,7 +114,7 @@ class Espeak:
             raise Refusal(str(error)) from error
 
 
-def find_fault(voice: dict[str, str]) -> str:
+def rejection_reason(voice: dict[str, str]) -> str:
     """Why a prompt clip cannot be cloned; empty if it can."""
     if not Path(voice["clip"]).is_file():
         return f"there is no file {voice['clip']}"

@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, name_on_disk
+from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, to_checkpoint_name
 from trainer_ext.students.registry import load_student_family
 
 ROOT = Path(__file__).parents[2]
@@ -46,10 +46,12 @@ def write_model(folder: Path, shard_bytes: int) -> tuple[int, int]:
     family.config.audio_config.output_dim = HIDDEN
     folder.mkdir()
     family.save_pretrained(str(folder))
-    skeleton = family.make_skeleton(family.config, torch.bfloat16)
+    skeleton = family.make_empty_model(family.config, torch.bfloat16)
     config = {"model_type": "qwen2_5_omni", "thinker_config": family.config.to_dict()}
     (folder / "config.json").write_text(json.dumps(config))
-    names = {FULL_MODEL + name_on_disk(name): p.shape for name, p in skeleton.named_parameters()}
+    names = {
+        FULL_MODEL + to_checkpoint_name(name): p.shape for name, p in skeleton.named_parameters()
+    }
     names |= {f"token2wav.{number}": (1024, 65_536) for number in range(2)}
     shards: list[dict] = [{}]
     for name, shape in names.items():

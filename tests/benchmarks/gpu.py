@@ -36,12 +36,12 @@ from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.loading.teacher import load_teacher
 from trainer_ext.memory.callback import measure_now, measure_peak, reset_peak
 from trainer_ext.memory.from_trainer import plan_training
-from trainer_ext.memory.gpus import find_present_card
+from trainer_ext.memory.gpus import find_present_gpu
 from trainer_ext.memory.plan import WEIGHTS
 from trainer_ext.memory.throughput import count_flops
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, name_on_disk
+from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, to_checkpoint_name
 from trainer_ext.students.registry import find_student_family, load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
@@ -60,8 +60,10 @@ def write_student(name: str, folder: Path) -> Path:
     lab = AutoConfig.from_pretrained(LAB / "student")
     for key in ("audio_token_index", "audio_start_token_id", "audio_end_token_id"):
         setattr(config, key, getattr(lab, key))
-    skeleton = family.make_skeleton(config, torch.bfloat16)
-    shapes = {FULL_MODEL + name_on_disk(key): p.shape for key, p in skeleton.named_parameters()}
+    skeleton = family.make_empty_model(config, torch.bfloat16)
+    shapes = {
+        FULL_MODEL + to_checkpoint_name(key): p.shape for key, p in skeleton.named_parameters()
+    }
     full = {"model_type": "qwen2_5_omni", "thinker_config": config.to_dict()}
     return write_checkpoint(folder, shapes, full, LAB / "student")
 
@@ -141,7 +143,7 @@ def make_rows(family: Any, max_length: int, speech_seconds: float) -> Dataset:
 def make_soft_targets(folder: Path, rows: Dataset, family: Any, k: int, temperature: float) -> str:
     """Soft targets of nobody, of the right size, over the student's whole vocabulary."""
     generator = np.random.default_rng(0)
-    vocabulary = family.vocabulary_rows
+    vocabulary = family.vocab_size
     made = []
     for row in rows:
         response = family.encode_response(row["teacher_response"])
@@ -154,9 +156,9 @@ def make_soft_targets(folder: Path, rows: Dataset, family: Any, k: int, temperat
                 "prompt": "",
                 "response": hash_tokens(response),
                 "teacher": "nobody",
-                "made_by": "chance",
+                "scoring_backend": "chance",
                 "tokenizer": hash_vocabulary(family.tokenizer),
-                "vocabulary_rows": vocabulary,
+                "vocab_size": vocabulary,
                 "k": k,
                 "temperatures": [temperature],
                 "ids_low": (ids & 0xFFFF).tolist(),
@@ -260,7 +262,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     trainer.train()
     step_seconds = (stamps[-1] - stamps[WARM_UP_STEPS - 1]) / (len(stamps) - WARM_UP_STEPS)
     batch = trainer.data_collator([rows[i] for i in range(training.per_device_train_batch_size)])
-    card = find_present_card()
+    card = find_present_gpu()
     share = None
     if flops and card and card.bf16_tflops:
         share = flops / step_seconds / (card.bf16_tflops * 1e12)

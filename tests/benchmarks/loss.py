@@ -105,10 +105,10 @@ def run_ours(x: dict[str, Any]) -> None:
     import torch
 
     from trainer_ext.loss.distillation import distillation_loss
-    from trainer_ext.loss.teacher_targets import LiveSignal
+    from trainer_ext.loss.teacher_targets import LiveTargets
 
     rows = torch.arange(len(x["labels"]), device=x["labels"].device)
-    signal = LiveSignal(rows, x["teacher_states"], x["teacher_head"])
+    signal = LiveTargets(rows, x["teacher_states"], x["teacher_head"])
     distillation_loss(x["states"], x["head"], x["labels"], signal).total.backward()
 
 
@@ -116,10 +116,10 @@ def run_ours_stored(x: dict[str, Any]) -> None:
     import torch
 
     from trainer_ext.loss.distillation import distillation_loss
-    from trainer_ext.loss.teacher_targets import StoredSignal
+    from trainer_ext.loss.teacher_targets import StoredTargets
 
     rows = torch.arange(len(x["labels"]), device=x["labels"].device)
-    signal = StoredSignal(rows, x["ids"], x["log_probs"], x["log_tail"], len(x["head"]))
+    signal = StoredTargets(rows, x["ids"], x["log_probs"], x["log_tail"], len(x["head"]))
     distillation_loss(x["states"], x["head"], x["labels"], signal).total.backward()
 
 
@@ -128,12 +128,12 @@ def run_two_calls(x: dict[str, Any]) -> None:
     import torch
 
     from trainer_ext.loss.distillation import distillation_loss
-    from trainer_ext.loss.teacher_targets import LiveSignal
+    from trainer_ext.loss.teacher_targets import LiveTargets
 
     half = len(x["labels"]) // 2
     rows = torch.arange(half, device=x["labels"].device)
     for part in (slice(0, half), slice(half, 2 * half)):
-        signal = LiveSignal(rows, x["teacher_states"][:half], x["teacher_head"])
+        signal = LiveTargets(rows, x["teacher_states"][:half], x["teacher_head"])
         distillation_loss(x["states"][part], x["head"], x["labels"][part], signal).total.backward()
 
 
@@ -142,11 +142,11 @@ def run_paired(x: dict[str, Any]) -> None:
     import torch
 
     from trainer_ext.loss.distillation import distillation_loss
-    from trainer_ext.loss.teacher_targets import LiveSignal
+    from trainer_ext.loss.teacher_targets import LiveTargets
 
     half = len(x["labels"]) // 2
     rows = torch.arange(half, device=x["labels"].device).repeat(2)
-    signal = LiveSignal(rows, x["teacher_states"][:half], x["teacher_head"])
+    signal = LiveTargets(rows, x["teacher_states"][:half], x["teacher_head"])
     distillation_loss(x["states"], x["head"], x["labels"], signal).total.backward()
 
 

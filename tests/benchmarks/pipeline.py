@@ -26,10 +26,10 @@ from data_builders.questions.speakability import SpeakabilityFilter  # noqa: E40
 from tests.support.open_orca import make_rows, write_rows  # noqa: E402
 
 STAGE_SETTINGS = {
-    "checks": ["--recogniser", "closed_set"],
+    "checks": ["--recognizer", "pocketsphinx"],
     "answers": ["--teacher_model_name_or_path", str(ROOT / "recipes" / "tiny_lab" / "teacher")],
 }
-WITHOUT = {"checks": ["--recogniser", "none"], "answers": []}
+WITHOUT = {"checks": ["--recognizer", "none"], "answers": []}
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def run(rows: int, workers: int, stages: list[str]) -> None:
     command = [
         sys.executable,
         str(ROOT / "recipes" / "build_data.py"),
-        "--prompts",
+        "--questions",
         str(folder / "orca.jsonl"),
     ]
     command += [
@@ -68,7 +68,7 @@ def run(rows: int, workers: int, stages: list[str]) -> None:
         "5MB",
     ]
     command += [
-        "--data_dir",
+        "--cache_dir",
         str(folder / "data"),
         "--output_dir",
         str(folder / "made"),

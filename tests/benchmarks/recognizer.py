@@ -1,4 +1,4 @@
-"""What the default recogniser's figures mean: right, noisy, swapped and silent clips of 300 questions.
+"""What the default recognizer's figures mean: right, noisy, swapped and silent clips of 300 questions.
 
 python tests/benchmarks/recognizer.py                 # questions in the style of Open-Orca
 python tests/benchmarks/recognizer.py --lab           # the tiny lab's, which differ by a word
@@ -17,12 +17,12 @@ import numpy as np  # noqa: E402
 
 from data_builders.arguments import BuildArguments  # noqa: E402
 from data_builders.audio import resample_speech  # noqa: E402
-from data_builders.questions.read import read_prompts  # noqa: E402
-from data_builders.questions.text_normalization import spell_out  # noqa: E402
+from data_builders.questions.read import read_questions  # noqa: E402
+from data_builders.questions.text_normalization import normalize_for_tts  # noqa: E402
 from data_builders.schema import SPEECH_RATE_HZ  # noqa: E402
 from data_builders.speech.augmentation import Noise  # noqa: E402
 from data_builders.speech.tts.espeak import EspeakEngine  # noqa: E402
-from data_builders.speech.verification import Check, Checker  # noqa: E402
+from data_builders.speech.verification import Check, SpeechVerifier  # noqa: E402
 from tests.support.open_orca import make_rows  # noqa: E402
 
 QUESTIONS, SET_SIZE, SWAPPED_SHARE = 300, 50, 0.05
@@ -38,15 +38,15 @@ VOICES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lab", action="store_true")
-    questions = read_questions(parser.parse_args().lab)
+    questions = sample_questions(parser.parse_args().lab)
     engine = EspeakEngine()
     clips = [
         resample_speech(*engine.synthesize(question, VOICES[i % len(VOICES)]))
         for i, question in enumerate(questions)
     ]
     engine.close()
-    arguments = BuildArguments(prompts="-")
-    checker = Checker(arguments)
+    arguments = BuildArguments(questions="-")
+    checker = SpeechVerifier(arguments)
     print("| clips | word error rate | rejected, % | times real time |\n|---|---|---|---|")
     show("right", hear(checker, clips, questions), clips, arguments)
     for snr in (20.0, 10.0, 0.0):
@@ -67,17 +67,17 @@ def main() -> None:
     )
 
 
-def read_questions(lab: bool) -> list[str]:
+def sample_questions(lab: bool) -> list[str]:
     if lab:
         file = ROOT / "recipes" / "tiny_lab" / "questions.jsonl"
-        found = [prompt["question"] for prompt in read_prompts(str(file))]
+        found = [prompt["question"] for prompt in read_questions(str(file))]
         return random.Random(0).sample(found, QUESTIONS)
     asked = [row["question"] for row, label in make_rows(5000) if label == "yes"]
-    return [spell_out(question) for question in random.Random(0).sample(asked, QUESTIONS)]
+    return [normalize_for_tts(question) for question in random.Random(0).sample(asked, QUESTIONS)]
 
 
 def hear(
-    checker: Checker, clips: list[np.ndarray], questions: list[str]
+    checker: SpeechVerifier, clips: list[np.ndarray], questions: list[str]
 ) -> tuple[list[Check], float]:
     """Checks in sets of 50, and the seconds they took."""
     started, checks = time.monotonic(), []
@@ -100,7 +100,7 @@ def show(
     name: str, heard: tuple[list[Check], float], clips: list[np.ndarray], arguments: BuildArguments
 ) -> None:
     checks, seconds = heard
-    rejected = np.mean([check.find_fault(arguments) is not None for check in checks])
+    rejected = np.mean([check.rejection_reason(arguments) is not None for check in checks])
     rate = np.mean([check.wer for check in checks])
     speed = sum(map(len, clips)) / SPEECH_RATE_HZ / seconds
     print(f"| {name} | {rate:.3f} | {100 * rejected:.1f} | {speed:.0f} |", flush=True)

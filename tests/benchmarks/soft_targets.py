@@ -3,7 +3,7 @@
     python tests/benchmarks/soft_targets.py
 
 Two teachers: the tiny lab's over its own answers, its student untouched; and a Zipf-shaped one of 151,936 rows, whose
-student ranks the ids alike. The gradient is that of the divergence alone by the student's hidden states; "renormalised"
+student ranks the ids alike. The gradient is that of the divergence alone by the student's hidden states; "renormalized"
 is what it would be without the tail's bucket, the kept ids' mass taken for all there is.
 """
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from data_builders.chat import make_messages
-from data_builders.questions.read import read_prompts
+from data_builders.questions.read import read_questions
 from trainer_ext.loss.distillation import distillation_loss
-from trainer_ext.loss.teacher_targets import Objective, StoredSignal
+from trainer_ext.loss.teacher_targets import Objective, StoredTargets
 from trainer_ext.students.registry import load_student_family
-from trainer_ext.teachers.live import ModelTeacher
+from trainer_ext.teachers.live import LiveTeacher
 
 LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
 KEPT = (16, 64, 128, 512)
@@ -27,7 +27,7 @@ QUESTIONS = 64
 
 
 def main() -> None:
-    print("| teacher | temperature | k | kept mass | gradient error | renormalised |")
+    print("| teacher | temperature | k | kept mass | gradient error | renormalized |")
     print("|---|---|---|---|---|---|")
     for name, states, head, teacher_logits in (read_lab(), make_zipf()):
         for temperature in TEMPERATURES:
@@ -49,10 +49,10 @@ def read_lab() -> tuple[str, Tensor, Tensor, Tensor]:
     """States of the untouched student and logits of the teacher at the tokens of the teacher's own answers."""
     family = load_student_family(str(LAB / "student"))
     student = family.load_model(str(LAB / "student"), dtype=torch.float32).eval()
-    teacher = ModelTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
+    teacher = LiveTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
     tokenizer = teacher.reader.tokenizer
     states, logits = [], []
-    for prompt in list(read_prompts(str(LAB / "questions.jsonl")))[::10][:QUESTIONS]:
+    for prompt in list(read_questions(str(LAB / "questions.jsonl")))[::10][:QUESTIONS]:
         asked = tokenizer.apply_chat_template(
             make_messages(prompt["question"], ""),
             add_generation_prompt=True,
@@ -82,17 +82,17 @@ def make_zipf(tokens: int = 64, hidden: int = 256, rows: int = 151_936):
     return "Zipf, 151,936 rows", 8 * states, head, logits
 
 
-def keep(logits: Tensor, k: int, temperature: float) -> StoredSignal:
+def keep(logits: Tensor, k: int, temperature: float) -> StoredTargets:
     """What a table stores of logits (N, V)."""
     log_probs, ids = logits.log_softmax(-1).topk(min(k, logits.shape[1]))
     log_p = (logits / temperature).log_softmax(-1)
     log_tail = log_p.scatter(1, ids, -torch.inf).logsumexp(-1)
     rows = torch.arange(len(logits))
-    return StoredSignal(rows, ids, log_probs.half().float(), log_tail, logits.shape[1])
+    return StoredTargets(rows, ids, log_probs.half().float(), log_tail, logits.shape[1])
 
 
 def gradient_of_ours(
-    states: Tensor, head: Tensor, teacher: StoredSignal, temperature: float
+    states: Tensor, head: Tensor, teacher: StoredTargets, temperature: float
 ) -> Tensor:
     """Of the divergence alone, by the states: the gradient with it less that without."""
     gradients = []
@@ -112,7 +112,7 @@ def exact_gradient(
     temperature: float,
     ids: Tensor | None = None,
 ) -> Tensor:
-    """Of temperature^2 * KL over all ids, or renormalised over the kept `ids` (N, k) alone."""
+    """Of temperature^2 * KL over all ids, or renormalized over the kept `ids` (N, k) alone."""
     ours = states.clone().requires_grad_()
     logits = ours @ head.T
     if ids is not None:

@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 
 import trainer_ext.students.distill_forward
-from data_builders.answers.fingerprint import identify_model
+from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, SoftTargetArguments
 from data_builders.audio import decode_speech, encode_speech
 from data_builders.pairs import load_pairs
@@ -89,13 +89,13 @@ def load_trainer(arguments: argparse.Namespace) -> CrossModalDistillTrainer:
     model, data, soft, training = parser.parse_args_and_config(words)
     pairs = load_pairs(data, model.teacher_model_name_or_path)
     family = load_student_family(model.model_name_or_path)
-    identity = identify_model(model.teacher_model_name_or_path)
+    identity = fingerprint_model(model.teacher_model_name_or_path)
     return CrossModalDistillTrainer(
         model=load_student(model, family),
         args=training,
         family=family,
         teacher=load_teacher(
-            model, training, family, soft.soft_targets, soft.soft_targets_k, identity
+            model, training, family, soft.soft_targets_path, soft.soft_targets_k, identity
         ),
         train_dataset=mix_lengths(pairs["train"].select(range(arguments.rows))),
         peft_config=load_peft_config(model, family),

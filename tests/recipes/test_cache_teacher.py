@@ -22,7 +22,7 @@ def shared(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("shared")
     lines = (ROOT / "recipes" / "tiny_lab" / "questions.jsonl").read_text().splitlines()[::10]
     (folder / "questions.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    return ["--prompts", str(folder / "questions.jsonl"), "--data_dir", str(folder / "data")]
+    return ["--questions", str(folder / "questions.jsonl"), "--cache_dir", str(folder / "data")]
 
 
 def run(launcher: list[str], script: str, arguments: list[str]) -> subprocess.CompletedProcess:
@@ -54,13 +54,13 @@ def read_scored(output: str) -> int:
 def test_a_killed_run_goes_on_and_ends_in_the_same_table(shared, tmp_path):
     """A teacher of 15 GB reads for hours; the machine is taken away at a moment of its own."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = run([sys.executable], "cache_teacher.py", [*shared, "--soft_targets", str(whole)])
+    done = run([sys.executable], "cache_teacher.py", [*shared, "--soft_targets_path", str(whole)])
     assert done.returncode == 0, done.stderr[-3000:]
     assert "kB per 1,000 tokens" in done.stdout
     assert "64 kept ids" in done.stdout
     in_all = read_scored(done.stdout)
 
-    slowly = [*shared, "--soft_targets", str(killed), "--soft_targets_batch_size", "1"]
+    slowly = [*shared, "--soft_targets_path", str(killed), "--soft_targets_batch_size", "1"]
     process = subprocess.Popen(
         [sys.executable, "recipes/cache_teacher.py", *STORED, *slowly],
         cwd=ROOT,
@@ -88,7 +88,7 @@ def test_two_processes_share_the_rows_and_a_run_trains_on_what_they_made(shared,
     """Rows dealt to both, a table written by one; without the table, or at another temperature, no run starts."""
     table = tmp_path / "table"
     few = ["--max_steps", "2", "--save_strategy", "no", "--output_dir", str(tmp_path / "run")]
-    stored = [*shared, "--soft_targets", str(table)]
+    stored = [*shared, "--soft_targets_path", str(table)]
     refused = run([sys.executable], "s2t_t2t.py", [*stored, *few])
     assert refused.returncode != 0
     assert "recipes/cache_teacher.py" in refused.stderr.splitlines()[-1]

@@ -28,7 +28,7 @@ def test_a_config_parses_and_finds_its_files(file, monkeypatch):
     if training.teacher_kind == "stored":
         assert training.temperature in soft.soft_targets_temperatures
         assert f"recipes/cache_teacher.py --config {file.relative_to(ROOT)}" in file.read_text()
-    for path in (model.model_name_or_path, model.teacher_model_name_or_path, data.prompts):
+    for path in (model.model_name_or_path, model.teacher_model_name_or_path, data.questions):
         assert path is None or not path.startswith("recipes/") or Path(path).exists()
     assert f"--config {file.relative_to(ROOT)}" in file.read_text() or file.stem == "tiny"
     for named in re.findall(r"--config_file (\S+)", file.read_text()):
@@ -41,7 +41,7 @@ def test_a_data_config_parses_and_finds_its_files(file, monkeypatch):
     monkeypatch.chdir(ROOT)
     (arguments,) = RecipeParser((BuildArguments,)).parse_args_and_config(["--config", str(file)])
     assert arguments.output_dir == f"outputs/data/{file.stem}"
-    for path in (arguments.prompts, arguments.teacher_model_name_or_path):
+    for path in (arguments.questions, arguments.teacher_model_name_or_path):
         assert path is None or not path.startswith("recipes/") or Path(path).exists()
     assert f"--config {file.relative_to(ROOT)}" in file.read_text() or file.stem == "tiny"
 
@@ -57,7 +57,7 @@ def test_an_ablation_differs_from_the_default_in_what_it_studies(file):
         "tiny_gold": {"hard_targets"},
         "tiny_no_kl": {"teacher_kind"},
         "tiny_self": {"teacher_kind"},
-        "tiny_stored": {"teacher_kind", "soft_targets", "soft_targets_k"},
+        "tiny_stored": {"teacher_kind", "soft_targets_path", "soft_targets_k"},
         "tiny_reverse_kl": {"divergence"},
         "tiny_jsd": {"divergence", "beta"},
         "tiny_qlora": {"load_in_4bit", "bnb_4bit_quant_type"},

@@ -46,8 +46,8 @@ def run(uneven_prompts, tmp_path):
                 str(processes),
             ]
         output = tmp_path / name
-        shared = ["--prompts", uneven_prompts, "--data_dir", str(tmp_path / "data")]
-        shared += ["--takes_per_question", "1", "--output_dir", str(output), *IN_ORDER]
+        shared = ["--questions", uneven_prompts, "--cache_dir", str(tmp_path / "data")]
+        shared += ["--recordings_per_question", "1", "--output_dir", str(output), *IN_ORDER]
         done = subprocess.run(
             [*launcher, script, *shared, *words],
             cwd=ROOT,

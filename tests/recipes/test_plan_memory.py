@@ -8,7 +8,7 @@ import torch
 
 from tests.recipes.test_configs import CONFIGS
 from tests.support.run_script import run_script
-from trainer_ext.memory.gpus import CARDS, PRESENT_NAMES, find_card
+from trainer_ext.memory.gpus import DRIVER_NAMES, GPUS, find_gpu
 from trainer_ext.memory.sharding import Sharding, read_sharding
 from trainer_ext.students.registry import find_student_family
 
@@ -94,9 +94,9 @@ def test_unknown_cards_and_impossible_lengths_are_refused_in_one_line(plan):
     """Before the libraries' warnings bury it."""
     assert "unknown card 'toaster'" in plan("tiny", "--gpu", "toaster")[1]
     assert "no room for an answer" in plan("omni3b_qlora", "--speech_seconds", "60")[1]
-    assert find_card("RTX 4090") == CARDS["rtx4090"]
-    assert find_card("11.5GiB").memory_gib == 11.5
-    assert set(PRESENT_NAMES.values()) <= set(CARDS)
+    assert find_gpu("RTX 4090") == GPUS["rtx4090"]
+    assert find_gpu("11.5GiB").memory_gib == 11.5
+    assert set(DRIVER_NAMES.values()) <= set(GPUS)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_unknown_cards_and_impossible_lengths_are_refused_in_one_line(plan):
 def test_the_sizes_are_those_of_the_published_models(name, thinker, head):
     """The numbers of parameters of the thinkers in their weight indexes."""
     family, config = find_student_family(str(MODELS / name))
-    skeleton = family.make_skeleton(config, torch.bfloat16)
+    skeleton = family.make_empty_model(config, torch.bfloat16)
     assert sum(parameter.numel() for parameter in skeleton.parameters()) == thinker
     assert skeleton.get_output_embeddings().weight.numel() == head
 

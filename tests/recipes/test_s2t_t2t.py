@@ -44,9 +44,9 @@ def test_one_line_runs_from_nothing_to_a_pushed_adapter_with_its_report(tmp_path
     arguments = [
         "--output_dir",
         str(output),
-        "--data_dir",
+        "--cache_dir",
         str(tmp_path / "data"),
-        "--prompts",
+        "--questions",
         short_prompts,
     ]
     with HubServer() as hub:
@@ -99,9 +99,9 @@ def test_two_processes_train_together(tmp_path, short_prompts):
     arguments = [
         "--output_dir",
         str(output),
-        "--data_dir",
+        "--cache_dir",
         str(tmp_path / "data"),
-        "--prompts",
+        "--questions",
         short_prompts,
     ]
     done = run_recipe(

@@ -16,10 +16,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from trainer_ext import PairCollator, load_student_family
-from trainer_ext.loss.alignment import IGNORED, pair_with_teacher
+from trainer_ext.loss.alignment import IGNORE_INDEX, pair_with_teacher
 from trainer_ext.loss.teacher_targets import Objective
-from trainer_ext.students.distill_forward import DistillRequest, add_distill_forward
-from trainer_ext.teachers.live import ModelTeacher
+from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward
+from trainer_ext.teachers.live import LiveTeacher
 
 LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
 
@@ -30,7 +30,7 @@ def main() -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     family = load_student_family(str(LAB / "student"))
     model = family.load_model(str(LAB / "student"), dtype="float32")
-    add_distill_forward(model, family.pack)
+    install_distill_forward(model, family.pack)
     if world > 1:
         half = torch.bfloat16 if settings["bf16"] else None
         policy = MixedPrecisionPolicy(param_dtype=half, output_dtype=half)
@@ -39,18 +39,18 @@ def main() -> None:
         for layer in (*model.model.language_model.layers, *model.model.audio_tower.layers):
             fully_shard(layer, mp_policy=policy)
         fully_shard(model, mp_policy=policy)
-    teacher = ModelTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
+    teacher = LiveTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
     rows = list(load_from_disk(settings["dataset"]))
     batch = PairCollator(family, teacher.reader)(rows[rank::world])
-    tokens = torch.tensor(int((batch["labels"] != IGNORED).sum()))
+    tokens = torch.tensor(int((batch["labels"] != IGNORE_INDEX).sum()))
     dist.all_reduce(tokens)
 
     labels = batch.pop("labels")
     lengths, questions = (
-        torch.tensor(batch.pop(key)) for key in ("response_lengths", "question_of_row")
+        torch.tensor(batch.pop(key)) for key in ("response_lengths", "question_index")
     )
     asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
-    del batch["channel"], batch["row_ids"]
+    del batch["channel"], batch["example_ids"]
     signal = teacher.signal(asked, pair_with_teacher(labels, lengths, questions))
     request = DistillRequest(labels, signal, Objective())
     output = model(**batch, distill=request)

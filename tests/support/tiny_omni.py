@@ -95,7 +95,7 @@ def save_tiny_omni(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     template = {"chat_template": (STUDENT / "chat_template.jinja").read_text()}
     (folder / "chat_template.json").write_text(json.dumps(template))
     (folder / "README.md").write_text("---\nlicense: other\n---\n\n# Tiny Omni\n")
-    (folder / "LICENSE").write_text("The licence of the original.\n")
+    (folder / "LICENSE").write_text("The license of the original.\n")
     (folder / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
     return folder
 

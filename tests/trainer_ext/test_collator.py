@@ -5,7 +5,7 @@ import torch
 
 from tests.trainer_ext.test_invariance import TOLERANCE, difference, gradients
 from trainer_ext.collator import PairCollator
-from trainer_ext.loss.alignment import IGNORED
+from trainer_ext.loss.alignment import IGNORE_INDEX
 
 
 def test_a_batch_without_speech_is_heard_all_the_same(family, pairs, teacher):
@@ -14,7 +14,7 @@ def test_a_batch_without_speech_is_heard_all_the_same(family, pairs, teacher):
     batch = PairCollator(family, teacher.reader)(rows)
     assert batch["input_features"].shape[0] == 1
     assert batch["channel"] == [0, 0, 0, 1]
-    assert (batch["labels"][-1] == IGNORED).all()
+    assert (batch["labels"][-1] == IGNORE_INDEX).all()
     text_alone = PairCollator(family, teacher.reader, channels=("t2t",))(rows)
     assert "input_features" not in text_alone
 

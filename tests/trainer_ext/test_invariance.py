@@ -11,7 +11,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from trainer_ext.collator import PairCollator
-from trainer_ext.loss.alignment import IGNORED
+from trainer_ext.loss.alignment import IGNORE_INDEX
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 TOLERANCE = 1e-5
@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 def gradients(trainer: CrossModalDistillTrainer, batches: list[dict]) -> dict[str, torch.Tensor]:
     """What an optimizer step over these micro-batches would see."""
     trainer.model.zero_grad()
-    tokens = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
+    tokens = sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in batches)
     for batch in batches:
         trainer.compute_loss(trainer.model, batch, num_items_in_batch=tokens).backward()
     return {
@@ -70,14 +70,14 @@ def test_the_padding_side_does_not_matter(trainer):
 
 
 def test_the_order_of_rows_does_not_matter(trainer):
-    """A teacher row read for its neighbour's question."""
+    """A teacher row read for its neighbor's question."""
     there = gradients(trainer, [trainer.data_collator(take(trainer, 0, 1, 2, 3))])
     back = gradients(trainer, [trainer.data_collator(take(trainer, 3, 1, 0, 2))])
     assert difference(there, back) < TOLERANCE
 
 
 def test_a_long_prompt_beside_it_does_not_change_a_row(trainer):
-    """A row's states shifted by the padding that its neighbour's system prompt brings."""
+    """A row's states shifted by the padding that its neighbor's system prompt brings."""
     short, other = take(trainer, 1, 2)
     long = {**other, "system": "You are a patient teacher. " * 20}
     together = gradients(trainer, [trainer.data_collator([short, long])])

@@ -7,7 +7,7 @@ from data_builders.arguments import DataArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.parser import RecipeParser
 
-BASE = "model_name_or_path: student\nprompts: questions.jsonl\nreport_to: none\nuse_cpu: true\nbf16: false\n"
+BASE = "model_name_or_path: student\nquestions: questions.jsonl\nreport_to: none\nuse_cpu: true\nbf16: false\n"
 
 
 def parse(tmp_path, yaml_text: str, *typed: str):
@@ -43,7 +43,7 @@ def test_defaults_are_the_papers(tmp_path):
         ("save_strategy: no", "save_strategy: 'false' is not one of no, steps"),
         ("temperature: -2", "temperature must be above 0"),
         ("use_peft: perhaps", "use_peft"),
-        ("takes_per_question: 5", "takes_per_question is 5"),
+        ("recordings_per_question: 5", "recordings_per_question is 5"),
         ("- 1", "is not YAML"),
     ],
 )

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from data_builders.audio import encode_speech
 from trainer_ext.arguments import CrossModalDistillConfig
-from trainer_ext.teachers.prompts import WrittenQuestions
+from trainer_ext.teachers.prompts import TeacherPromptEncoder
 
 
 def spoil(dataset, number: int, **cells):
@@ -74,7 +74,7 @@ def test_tokenizers_that_disagree_on_a_used_token_are_refused(
         tokenizer_object=backend, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token
     )
     other.chat_template = tokenizer.chat_template
-    monkeypatch.setattr(teacher, "reader", WrittenQuestions(other))
+    monkeypatch.setattr(teacher, "reader", TeacherPromptEncoder(other))
     with pytest.raises(ValueError, match="tokenizers disagree on response token") as caught:
         make_trainer()
     assert any(row_id in str(caught.value) for row_id in pairs["train"]["id"])

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from peft import LoraConfig
 
-from trainer_ext.checkpoints.complete import find_damage
+from trainer_ext.checkpoints.complete import find_corruption
 
 
 def snapshot(module) -> dict[str, torch.Tensor]:
@@ -131,7 +131,7 @@ def test_a_nan_in_one_row_stops_the_run_with_that_rows_id(make_trainer, pairs, t
     assert rows[4]["id"] not in message
     assert "in step 3" in message
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
-    assert find_damage(tmp_path / "run" / "checkpoint-2") is None
+    assert find_corruption(tmp_path / "run" / "checkpoint-2") is None
 
 
 def test_weights_that_are_not_finite_are_never_saved(make_trainer, tmp_path):
@@ -148,7 +148,7 @@ def test_weights_that_are_not_finite_are_never_saved(make_trainer, tmp_path):
     with pytest.raises(FloatingPointError, match=r"after step 2 .*lm_head"):
         trainer.train()
     assert [folder.name for folder in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
-    assert find_damage(tmp_path / "run" / "checkpoint-1") is None
+    assert find_corruption(tmp_path / "run" / "checkpoint-1") is None
 
 
 def test_forward_without_a_request_is_the_models_own(make_trainer, student, family):

@@ -28,7 +28,7 @@ def write_manifest(folder: Path) -> None:
     aside.rename(folder / MANIFEST)
 
 
-def find_damage(folder: Path) -> str | None:
+def find_corruption(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None when it is whole."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
@@ -45,7 +45,7 @@ def find_damage(folder: Path) -> str | None:
     return None
 
 
-def find_last_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
+def find_last_complete_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint, and a line for every newer one that is not."""
     found = []
     for folder in output_dir.glob("checkpoint-*"):
@@ -53,7 +53,7 @@ def find_last_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
             found.append((int(step[1]), folder))
     skipped: list[str] = []
     for _, folder in sorted(found, reverse=True):
-        damage = find_damage(folder)
+        damage = find_corruption(folder)
         if damage is None:
             return folder, skipped
         skipped.append(f"{folder.name} is ignored: {damage}")

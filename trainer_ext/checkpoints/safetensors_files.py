@@ -17,7 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 COPIED_BYTES = 2**24
 
 
-class Shards:
+class SafetensorsFiles:
     """Which safetensors file holds which tensor; nothing is read before it is asked for.
 
     Args:
@@ -29,7 +29,7 @@ class Shards:
         self.file_of = {name: file for file, names in files.items() for name in names}
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "Shards":
+    def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "SafetensorsFiles":
         """Of a folder, or of a Hub repository, whose shards are fetched unless they are in the cache.
 
         Raises:

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from data_builders.audio import decode_speech
 from trainer_ext.loss.alignment import pad_rows
 
-MOST_LOGITS = 2**28  # of a batch of prompts: 0.5 GiB in bfloat16
+MAX_LOGITS = 2**28  # of a batch of prompts: 0.5 GiB in bfloat16
 
 
 def answer_rows(
@@ -53,7 +53,7 @@ def answer_rows(
             inputs = encode_prompts(family, [dataset[i] for i in mine[:batch_size]], channel)
             # The model makes logits of every token of a prompt, and needs those of the last.
             tokens = inputs["input_ids"].shape[1]
-            fitting = max(1, MOST_LOGITS // (tokens * family.vocabulary_rows))
+            fitting = max(1, MAX_LOGITS // (tokens * family.vocab_size))
             if fitting < len(mine[:batch_size]):
                 batch_size = fitting
                 continue  # the rows that follow are longer still
@@ -114,6 +114,6 @@ def make_greedy(family: Any, max_new_tokens: int) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=family.end_of_turn_id,
+        eos_token_id=family.eos_token_id,
         pad_token_id=family.tokenizer.pad_token_id,
     )

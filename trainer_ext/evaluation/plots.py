@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from data_builders.schema import CHANNELS
 from trainer_ext.evaluation.scores import ALL, Scores
 
-COLOURS = {"t2t": "#4477aa", "s2t": "#cc6677"}
+COLORS = {"t2t": "#4477aa", "s2t": "#cc6677"}
 STYLES = {"ce": "-", "kl": "--"}
 
 
@@ -28,7 +28,7 @@ def plot_run(
             key = f"{channel}/{part}"
             points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
             if points:
-                curves.plot(*zip(*points, strict=True), style, color=COLOURS[channel], label=key)
+                curves.plot(*zip(*points, strict=True), style, color=COLORS[channel], label=key)
     curves.set(title="loss per response token", xlabel="step", ylabel="nats", yscale="log")
     if curves.lines:
         curves.legend()

@@ -12,9 +12,9 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
-from trainer_ext.checkpoints.safetensors_files import Shards
+from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
 from trainer_ext.loading.adapter import check_keys
-from trainer_ext.students.qwen2_5_omni_names import name_in_memory
+from trainer_ext.students.qwen2_5_omni_names import to_memory_name
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -33,7 +33,7 @@ class MergedAdapter:
     """A LoRA adapter added to base weights as PEFT itself adds it (rank patterns, rsLoRA, DoRA), in float32.
 
     It hangs on a skeleton of the model whose weights take no memory. Trained over a 4-bit base, it is merged all the
-    same into the whole weights that the base was quantised from.
+    same into the whole weights that the base was quantized from.
 
     Raises:
         ValueError: its keys are not this model's, or it trains biases, which are not added here.
@@ -47,7 +47,7 @@ class MergedAdapter:
                 "would lose: merge it in memory by PEFT's merge_and_unload"
             )
         adapted = PeftModel.from_pretrained(
-            family.make_skeleton(family.config), name_or_path, revision=revision
+            family.make_empty_model(family.config), name_or_path, revision=revision
         )
         check_keys(adapted, name_or_path, revision)
         modules = dict(adapted.get_base_model().named_modules())
@@ -84,11 +84,11 @@ class FineTuned:
 
     def __init__(self, name_or_path: str, revision: str | None = None) -> None:
         self.name_or_path = name_or_path
-        self.shards = Shards.from_pretrained(name_or_path, revision)
+        self.shards = SafetensorsFiles.from_pretrained(name_or_path, revision)
         self.on_disk = {
             name: saved
             for saved in self.shards.file_of
-            if (name := name_in_memory(saved)) is not None
+            if (name := to_memory_name(saved)) is not None
         }
         self.names = set(self.on_disk)
 

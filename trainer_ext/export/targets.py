@@ -22,9 +22,9 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from trainer_ext.checkpoints.safetensors_files import Shards, rewrite_shard
+from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, rewrite_shard
 from trainer_ext.export.merge import TrainedWeights
-from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, name_in_memory
+from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, to_memory_name
 
 THINKER_CLASS = "Qwen2_5OmniThinkerForConditionalGeneration"
 PEFT_PREFIX = "base_model.model."
@@ -40,9 +40,9 @@ class Changes:
         self.waiting = set(trained.names)
         self.acted = False
 
-    def of(self, base: Shards, on_disk: str) -> Tensor | None:
+    def of(self, base: SafetensorsFiles, on_disk: str) -> Tensor | None:
         """The trained weight in place of one of the base's; None for one that was not trained."""
-        name = name_in_memory(on_disk)
+        name = to_memory_name(on_disk)
         if name not in self.trained.names:
             return None
         self.waiting.discard(name)
@@ -70,15 +70,19 @@ class Changes:
 
 
 def export_thinker(
-    changes: Changes, base: Shards, family: Any, output: Path, add_card: Callable[[Path], None]
+    changes: Changes,
+    base: SafetensorsFiles,
+    family: Any,
+    output: Path,
+    add_card: Callable[[Path], None],
 ) -> None:
     """A thinker of its own, for `Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained`."""
     parts = [
         (file, thinker)
         for file, names in base.files.items()
-        if (thinker := [name for name in names if name_in_memory(name) is not None])
+        if (thinker := [name for name in names if to_memory_name(name) is not None])
     ]
-    with written_aside(output, sum(file.stat().st_size for file, _ in parts)) as folder:
+    with atomic_folder(output, sum(file.stat().st_size for file, _ in parts)) as folder:
         weight_map: dict[str, str] = {}
         total_size = 0
         for number, (file, names) in enumerate(tqdm(parts, unit="shard"), start=1):
@@ -97,7 +101,7 @@ def export_thinker(
         family.config.architectures = [THINKER_CLASS]
         family.config.save_pretrained(folder)
         GenerationConfig(
-            eos_token_id=family.end_of_turn_id, pad_token_id=family.tokenizer.pad_token_id
+            eos_token_id=family.eos_token_id, pad_token_id=family.tokenizer.pad_token_id
         ).save_pretrained(folder)
         family.save_pretrained(str(folder))
         add_card(folder)
@@ -111,18 +115,18 @@ def export_omni(
     Raises:
         ValueError: the base is a thinker alone, which has no voice to carry over.
     """
-    base = Shards.from_pretrained(str(base_folder))
-    if all(name_in_memory(name) is not None for name in base.file_of):
+    base = SafetensorsFiles.from_pretrained(str(base_folder))
+    if all(to_memory_name(name) is not None for name in base.file_of):
         raise ValueError(
             f"{base_folder} is a thinker without talker and token2wav: name the full model it came from by base"
         )
     files = list_files(base_folder)
-    with written_aside(output, sum(file.stat().st_size for file in files)) as folder:
+    with atomic_folder(output, sum(file.stat().st_size for file in files)) as folder:
         for file in tqdm(files, unit="file"):
             copy = folder / file.relative_to(base_folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             names = base.files.get(file, [])
-            if any(name_in_memory(name) in changes.trained.names for name in names):
+            if any(to_memory_name(name) in changes.trained.names for name in names):
                 renamed = {name: name for name in names}
                 rewrite_shard(file, copy, renamed, functools.partial(changes.of, base))
             else:
@@ -160,7 +164,7 @@ def export_adapter(
         PEFT_PREFIX + rename(key.removeprefix(PEFT_PREFIX)): tensor
         for key, tensor in weights.items()
     }
-    with written_aside(output, sum(tensor.nbytes for tensor in weights.values())) as folder:
+    with atomic_folder(output, sum(tensor.nbytes for tensor in weights.values())) as folder:
         save_file(renamed, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
         config.base_model_name_or_path = base
         config.target_modules = sorted({name_module(key) for key in renamed})
@@ -213,7 +217,7 @@ def list_files(folder: Path) -> list[Path]:
     ]
 
 
-def fetch_whole(name_or_path: str, revision: str | None = None) -> Path:
+def download_snapshot(name_or_path: str, revision: str | None = None) -> Path:
     """The folder of a checkpoint with every one of its files, from the Hub unless it is one."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
@@ -221,7 +225,7 @@ def fetch_whole(name_or_path: str, revision: str | None = None) -> Path:
 
 
 @contextmanager
-def written_aside(output: Path, size_bytes: int) -> Iterator[Path]:
+def atomic_folder(output: Path, size_bytes: int) -> Iterator[Path]:
     """A folder to write into that becomes `output` by one rename, or disappears.
 
     Raises:

@@ -17,7 +17,7 @@ def load_adapter(
     """
     adapted = PeftModel.from_pretrained(model, name_or_path, revision=revision).eval()
     check_keys(adapted, name_or_path, revision)
-    check_acts(adapted, name_or_path)
+    check_adapter_has_effect(adapted, name_or_path)
     return adapted
 
 
@@ -43,7 +43,7 @@ def describe_keys(what: str, keys: list[str], shown: int = 3) -> str:
 
 
 @torch.no_grad()
-def check_acts(adapted: PeftModel, name_or_path: str) -> None:
+def check_adapter_has_effect(adapted: PeftModel, name_or_path: str) -> None:
     """Refuse an adapter with which the model says what it says without."""
     ids = torch.arange(1, 9, device=adapted.device)[None]
     with_it = adapted(input_ids=ids).logits

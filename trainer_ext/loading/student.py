@@ -16,13 +16,13 @@ from trainer_ext.arguments import ModelArguments
 
 
 def load_student(arguments: ModelArguments, family: Any, shared: bool = False) -> PreTrainedModel:
-    """The student's weights, quantised if asked; its frozen modules and its head never are.
+    """The student's weights, quantized if asked; its frozen modules and its head never are.
 
     Args:
         shared: the processes will each take a part of it: it is read into the host's memory, not onto every card.
 
     Raises:
-        RuntimeError: a module that must stay whole came out quantised.
+        RuntimeError: a module that must stay whole came out quantized.
     """
     assert arguments.model_name_or_path is not None
     quantization = make_quantization(arguments, family)
@@ -38,7 +38,7 @@ def load_student(arguments: ModelArguments, family: Any, shared: bool = False) -
         device_map={"": device} if straight_to_device else None,
     )
     if quantization is not None:
-        check_whole(model, quantization.llm_int8_skip_modules)
+        check_not_quantized(model, quantization.llm_int8_skip_modules)
         keep_trainable_layout(model)
     return model
 
@@ -94,7 +94,7 @@ def make_quantization(arguments: ModelArguments, family: Any) -> BitsAndBytesCon
 
 
 def count_linear_classes(model: torch.nn.Module) -> dict[str, Counter[str]]:
-    """Class names of all linear layers, by the top-level part they belong to, to see what was quantised."""
+    """Class names of all linear layers, by the top-level part they belong to, to see what was quantized."""
     census: dict[str, Counter[str]] = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
@@ -103,8 +103,8 @@ def count_linear_classes(model: torch.nn.Module) -> dict[str, Counter[str]]:
     return census
 
 
-def check_whole(model: PreTrainedModel, names: list[str]) -> None:
-    """Refuse a model in which one of the named parts was quantised, or nothing at all was."""
+def check_not_quantized(model: PreTrainedModel, names: list[str]) -> None:
+    """Refuse a model in which one of the named parts was quantized, or nothing at all was."""
     census = count_linear_classes(model)
     for name in names:
         if spoiled := {kind for kind in census.get(name, {}) if kind != "Linear"}:
@@ -113,5 +113,5 @@ def check_whole(model: PreTrainedModel, names: list[str]) -> None:
             )
     if all(kind == "Linear" for kinds in census.values() for kind in kinds):
         raise RuntimeError(
-            "nothing was quantised: no linear layer of the language model changed its class"
+            "nothing was quantized: no linear layer of the language model changed its class"
         )

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.teachers.base import Teacher
-from trainer_ext.teachers.live import OFFLOAD, ModelTeacher, load_causal_lm
+from trainer_ext.teachers.live import OFFLOAD, LiveTeacher, load_causal_lm
 from trainer_ext.teachers.self_teacher import SelfTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
 
@@ -34,7 +34,7 @@ def load_teacher(
             raise ValueError(
                 "teacher_kind is 'model', so teacher_model_name_or_path must name the text LLM to learn from"
             )
-        return ModelTeacher.from_pretrained(
+        return LiveTeacher.from_pretrained(
             model.teacher_model_name_or_path,
             revision=model.teacher_model_revision,
             dtype=model.teacher_dtype or model.dtype,
@@ -46,7 +46,7 @@ def load_teacher(
     if training.teacher_kind == "stored":
         if soft_targets is None:
             raise ValueError(
-                "teacher_kind is 'stored', so soft_targets must name the folder that recipes/cache_teacher.py made"
+                "teacher_kind is 'stored', so soft_targets_path must name the folder that recipes/cache_teacher.py made"
             )
         return StoredTeacher(
             SoftTargets.from_pretrained(
@@ -61,7 +61,7 @@ def load_teacher(
 
 
 def name_precision(model: ModelArguments) -> str:
-    """What tells the answers of a quantised teacher from those of the whole one; nothing for the whole one."""
+    """What tells the answers of a quantized teacher from those of the whole one; nothing for the whole one."""
     return "in 4-bit" if model.teacher_load_in_4bit else ""
 
 

@@ -10,7 +10,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 
 
 @contextmanager
-def reading_whole(training: TrainingArguments) -> Iterator[None]:
+def without_zero3_init(training: TrainingArguments) -> Iterator[None]:
     """Within it `from_pretrained` does not know of ZeRO-3, under which it would build models in parts.
 
     transformers 5.23 cannot build Qwen2.5-Omni so (its audio encoder fills a table that has no memory there: "Cannot
@@ -29,7 +29,7 @@ def reading_whole(training: TrainingArguments) -> Iterator[None]:
         set_hf_deepspeed_config(config)
 
 
-def shares_weights(training: TrainingArguments) -> bool:
+def shards_parameters(training: TrainingArguments) -> bool:
     """Whether every process of the run will hold a part of the weights only: FSDP or ZeRO-3."""
     plugin: Any = training.deepspeed_plugin
     if plugin is not None:

@@ -8,7 +8,7 @@ position before it, so the last prompt token's state counts and the last respons
 import torch
 from torch import Tensor
 
-IGNORED = -100  # label of a token that the loss does not score
+IGNORE_INDEX = -100  # label of a token that the loss does not score
 
 
 def pad_rows(
@@ -21,7 +21,7 @@ def pad_rows(
     # Three views of one storage: a storage costs half a millisecond on its way from a worker, whatever its size.
     input_ids, attention_mask, labels = torch.zeros(3, len(prompts), width, dtype=torch.long)
     input_ids.fill_(pad_id)
-    labels.fill_(IGNORED)
+    labels.fill_(IGNORE_INDEX)
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         length = len(prompt) + len(response)
         start = width - length if padding_side == "left" else 0
@@ -33,7 +33,7 @@ def pad_rows(
 
 def response_mask(labels: Tensor) -> Tensor:
     """(B, T-1) bool: position t predicts a scored token at t+1."""
-    return labels[:, 1:] != IGNORED
+    return labels[:, 1:] != IGNORE_INDEX
 
 
 def gather_response_states(hidden: Tensor, labels: Tensor) -> Tensor:
@@ -51,17 +51,17 @@ def response_rows(labels: Tensor) -> Tensor:
     return response_mask(labels).nonzero()[:, 0]
 
 
-def pair_with_teacher(labels: Tensor, response_lengths: Tensor, question_of_row: Tensor) -> Tensor:
+def pair_with_teacher(labels: Tensor, response_lengths: Tensor, question_index: Tensor) -> Tensor:
     """For each of the student's N response tokens, the same token among the teacher's M: (N,) indices.
 
     Args:
         labels: (B, T), the student's, one row per question and channel.
         response_lengths: (Q,), response tokens of every question; the teacher's are laid out question by question.
-        question_of_row: (B,), which question each student row asks.
+        question_index: (B,), which question each student row asks.
     """
     starts = response_lengths.cumsum(dim=0) - response_lengths
     row_lengths = response_mask(labels).sum(dim=1)  # (B,)
     row_starts = row_lengths.cumsum(dim=0) - row_lengths
     rows = response_rows(labels)
     offsets = torch.arange(len(rows), device=labels.device) - row_starts[rows]
-    return starts[question_of_row[rows]] + offsets
+    return starts[question_index[rows]] + offsets

@@ -13,7 +13,7 @@ from trainer_ext.loss.teacher_targets import LiveChunk, Objective, StoredChunk, 
 BLOCK_LOGITS = {"cpu": 2**20, "cuda": 2**23}
 
 
-class PlainElementwise:
+class TorchChunkLoss:
     """Works through a chunk block by block, in buffers of its own: fresh memory costs a CPU more than the arithmetic.
 
     Args:
@@ -73,7 +73,7 @@ class PlainElementwise:
 
     def _compare_stored(self, logits: Tensor, stored: StoredChunk) -> tuple[Tensor, Tensor]:
         """As `_compare_live`, over the kept ids and all others as one."""
-        ids, shared = stored.ids, stored.vocabulary_rows
+        ids, shared = stored.ids, stored.vocab_size
         scaled, log_q_all = (self.buffers[i][: len(logits), :shared] for i in (0, 2))
         torch.div(logits[:, :shared], self.objective.temperature, out=scaled)
         torch.log_softmax(scaled, dim=-1, out=log_q_all)

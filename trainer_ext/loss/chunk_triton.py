@@ -1,6 +1,6 @@
 """The elementwise part of the loss on a GPU, in Triton: what plain torch does in twenty passes over a chunk's logits.
 
-One program a row, in float32. `normalise` reads a row once; `differentiate_` overwrites it by its gradient.
+One program a row, in float32. `normalize` reads a row once; `differentiate_` overwrites it by its gradient.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ WARPS = 8
 CODES = {"none": 0, "forward_kl": 1, "reverse_kl": 2, "jsd": 3}  # of DIVERGENCES, in the kernel
 
 
-class FusedElementwise:
-    """As `elementwise.PlainElementwise`, without a buffer of the logits' size."""
+class TritonChunkLoss:
+    """As `elementwise.TorchChunkLoss`, without a buffer of the logits' size."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
@@ -41,7 +41,7 @@ class FusedElementwise:
         """Overwrite the logits by softmax + weight * gradient of the divergence from a live teacher, or of none."""
         tau = self.objective.temperature
         shared = logits.shape[1] if target is None else target.logits.shape[1]
-        norms = normalise(logits, shared, tau)
+        norms = normalize(logits, shared, tau)
         if target is None:
             nothing = torch.zeros_like(norms.log_norm)
             differentiate_(logits, norms, shared, tau, nothing)
@@ -55,16 +55,16 @@ class FusedElementwise:
             self.objective.divergence,
             self.objective.beta,
             target.logits,
-            normalise(target.logits, shared, tau).log_norm_scaled,
+            normalize(target.logits, shared, tau).log_norm_scaled,
             target.rows,
         )
 
     def _follow_stored_(self, logits: Tensor, stored: StoredChunk) -> tuple["RowNorms", Tensor]:
         """The same for a stored teacher: the kernels see the tail, plain torch the few kept ids."""
-        tau, shared = self.objective.temperature, stored.vocabulary_rows
+        tau, shared = self.objective.temperature, stored.vocab_size
         kept = logits.gather(1, stored.ids)  # (C, k)
         logits.scatter_(1, stored.ids, -torch.inf)
-        tail = normalise(logits, shared, tau)
+        tail = normalize(logits, shared, tau)
         norms = join_kept(tail, kept)
         log_norm_scaled = torch.logaddexp(tail.log_norm_scaled, (kept / tau).logsumexp(dim=-1))
         log_q = kept / tau - log_norm_scaled[:, None]
@@ -103,10 +103,10 @@ class RowNorms:
     largest: Tensor
 
 
-def normalise(logits: Tensor, shared: int, temperature: float) -> RowNorms:
+def normalize(logits: Tensor, shared: int, temperature: float) -> RowNorms:
     """Norms, entropy and largest logit of every row; logits (R, V) of minus infinity count as absent."""
     norms = RowNorms(*logits.new_empty((4, len(logits))))
-    _normalise[(len(logits),)](
+    _normalize_rows[(len(logits),)](
         logits,
         logits.stride(0),
         logits.shape[1],
@@ -168,7 +168,7 @@ def differentiate_(
 
 
 @triton.jit
-def _normalise(
+def _normalize_rows(
     logits,
     stride,
     columns,

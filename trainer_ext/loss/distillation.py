@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer_ext.loss.chunk_torch import PlainElementwise
+from trainer_ext.loss.chunk_torch import TorchChunkLoss
 from trainer_ext.loss.teacher_targets import (
-    PAPER,
+    PAPER_DEFAULTS,
     LiveChunk,
-    LiveSignal,
+    LiveTargets,
     Objective,
-    StoredSignal,
+    StoredTargets,
     TeacherChunk,
-    TeacherSignal,
+    TeacherTargets,
 )
 
 # Rows of logits that live at a time, the student's and the teacher's together: 0.43 GiB at 151,936 ids in float32.
@@ -36,7 +36,7 @@ CHUNK_ROWS = 768
 
 # (logits (C, V), labels (C,), the teacher's side) -> CE, divergence, hit, entropy, (C,) each; the logits become their
 # gradient.
-Elementwise = Callable[[Tensor, Tensor, TeacherChunk], tuple[Tensor, Tensor, Tensor, Tensor]]
+ChunkLoss = Callable[[Tensor, Tensor, TeacherChunk], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 @dataclass
@@ -54,8 +54,8 @@ def distillation_loss(
     states: Tensor,
     head: Tensor,
     labels: Tensor,
-    teacher: TeacherSignal | None = None,
-    objective: Objective = PAPER,
+    teacher: TeacherTargets | None = None,
+    objective: Objective = PAPER_DEFAULTS,
     chunk_tokens: int | None = None,
 ) -> LossParts:
     """CE and divergence per response token, and their weighted sum.
@@ -87,7 +87,7 @@ class _OnePass(torch.autograd.Function):
         chunks = _walk(labels, teacher, chunk_tokens)
         student = Projection(head, states, precision, chunk_tokens)
         live = None
-        if isinstance(teacher, LiveSignal):
+        if isinstance(teacher, LiveTargets):
             teacher_head = head if teacher.head is None else teacher.head
             live = Projection(
                 teacher_head[: min(len(head), len(teacher_head))],
@@ -100,13 +100,13 @@ class _OnePass(torch.autograd.Function):
         wanted = [wants and with_grad for wants in ctx.needs_input_grad]
         states_grad = torch.empty_like(states) if wanted[0] else None
         head_grad = torch.zeros_like(head, dtype=precision) if wanted[1] else None
-        elementwise = choose_elementwise(student.logits, objective)
+        elementwise = choose_chunk_loss(student.logits, objective)
         for chunk, rows, first, last in chunks:
             logits = student.project(chunk)  # (C, V), and from here on their gradient
             target: TeacherChunk = None
             if live is not None:
                 target = LiveChunk(live.project(slice(first, last + 1)), rows - first)
-            elif isinstance(teacher, StoredSignal):
+            elif isinstance(teacher, StoredTargets):
                 target = teacher.chunk(rows)
             ce[chunk], kl[chunk], correct[chunk], entropy[chunk] = elementwise(
                 logits, labels[chunk], target
@@ -162,17 +162,17 @@ class Projection:
         return logits_grad.to(self.head.dtype) @ self.head
 
 
-def _divide_fairly(tokens: int, teacher: TeacherSignal | None) -> int:
+def _divide_fairly(tokens: int, teacher: TeacherTargets | None) -> int:
     """The size of equal chunks, so that no last one of a few tokens reads the whole head again."""
     most = CHUNK_ROWS // 2
-    if isinstance(teacher, LiveSignal):
+    if isinstance(teacher, LiveTargets):
         most = CHUNK_ROWS * tokens // max(tokens + len(teacher.states), 1)
     chunks = -(-tokens // max(most, 1))
     return -(-tokens // max(chunks, 1)) or 1
 
 
 def _walk(
-    labels: Tensor, teacher: TeacherSignal | None, chunk_tokens: int
+    labels: Tensor, teacher: TeacherTargets | None, chunk_tokens: int
 ) -> list[tuple[Tensor, Tensor, int, int]]:
     """Chunks of the student's tokens in the order of the teacher's, so that channels share what they are compared with.
 
@@ -192,10 +192,10 @@ def _walk(
     )
 
 
-def choose_elementwise(room: Tensor, objective: Objective) -> Elementwise:
+def choose_chunk_loss(room: Tensor, objective: Objective) -> ChunkLoss:
     """What turns a chunk's logits into figures and gradient: one Triton kernel on a GPU, else plain torch."""
     if room.is_cuda and importlib.util.find_spec("triton") is not None:
-        from trainer_ext.loss.chunk_triton import FusedElementwise
+        from trainer_ext.loss.chunk_triton import TritonChunkLoss
 
-        return FusedElementwise(objective)
-    return PlainElementwise(room, objective)
+        return TritonChunkLoss(objective)
+    return TorchChunkLoss(room, objective)

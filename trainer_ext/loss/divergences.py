@@ -1,6 +1,6 @@
 """How far the student's distribution q is from the teacher's p: one function and one line in `DIVERGENCES` each.
 
-A function takes log p and log q, (R, outcomes) each and normalised over the outcomes, and beta. It returns the
+A function takes log p and log q, (R, outcomes) each and normalized over the outcomes, and beta. It returns the
 divergence (R,) and writes its `pull`, q * dD/dq (R, outcomes), into a buffer: by the logits of q the gradient is then
 pull - q * sum(pull), whatever the divergence. log p may be overwritten. Logits are finite.
 """

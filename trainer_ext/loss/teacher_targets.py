@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass
-class LiveSignal:
+class LiveTargets:
     """What a model thinks of the response tokens: its hidden states and the head that reads them."""
 
     rows: Tensor  # (N,), which of the teacher's tokens each of the student's is; all of them occur
@@ -19,7 +19,7 @@ class LiveSignal:
 
 
 @dataclass
-class StoredSignal:
+class StoredTargets:
     """What a model thought of the response tokens: its k likeliest ids, the rest of the mass being one bucket.
 
     The log-probabilities are those at temperature 1, and one scalar makes them those at tau: the tail's mass at tau,
@@ -31,15 +31,15 @@ class StoredSignal:
     ids: Tensor  # (M, k), each once
     log_probs: Tensor  # (M, k)
     log_tail: Tensor  # (M,), log of the mass of all other ids, at the run's temperature
-    vocabulary_rows: int  # over how many vocabulary rows the teacher's softmax was taken
+    vocab_size: int  # over how many vocabulary rows the teacher's softmax was taken
 
     def chunk(self, rows: Tensor) -> "StoredChunk":
         """What some of the teacher's tokens (C,) come with."""
-        whole = StoredChunk(self.ids, self.log_probs, self.log_tail, self.vocabulary_rows)
+        whole = StoredChunk(self.ids, self.log_probs, self.log_tail, self.vocab_size)
         return whole.take(rows)
 
 
-TeacherSignal = LiveSignal | StoredSignal
+TeacherTargets = LiveTargets | StoredTargets
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Objective:
 
 
 # The paper's (section 4.1).
-PAPER = Objective()
+PAPER_DEFAULTS = Objective()
 
 
 @dataclass
@@ -69,16 +69,16 @@ class LiveChunk:
 
 @dataclass
 class StoredChunk:
-    """What is stored for C of the student's tokens, as in `StoredSignal`."""
+    """What is stored for C of the student's tokens, as in `StoredTargets`."""
 
     ids: Tensor  # (C, k)
     log_probs: Tensor  # (C, k)
     log_tail: Tensor  # (C,)
-    vocabulary_rows: int
+    vocab_size: int
 
     def take(self, some: slice | Tensor) -> "StoredChunk":
         kept = (self.ids[some], self.log_probs[some], self.log_tail[some])
-        return StoredChunk(*kept, self.vocabulary_rows)
+        return StoredChunk(*kept, self.vocab_size)
 
 
 TeacherChunk = LiveChunk | StoredChunk | None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from trainer_ext.memory.tracker import LiveBytes
+from trainer_ext.memory.tracker import LiveTensorBytes
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Activations:
         )
 
 
-class DequantisingLinear(nn.Module):
+class DequantizingLinear(nn.Module):
     """A linear layer that unfolds its 4-bit weight for every product, forwards and backwards, as bitsandbytes does."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
@@ -64,17 +64,17 @@ def measure_activations(
     dtype: torch.dtype,
     autocast: bool,
     checkpointing: bool,
-    quantised: bool,
+    quantized: bool,
 ) -> Activations:
     """One forward and one backward over `tokens` packed into one row.
 
     Args:
         language_model: with its adapters; its weights are replaced by fake ones, so it is of no use afterwards.
         dtype: of the weights, and of the states where there is no autocast.
-        quantised: the linear layers are kept in 4 bits.
+        quantized: the linear layers are kept in 4 bits.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        if quantised:
+        if quantized:
             _replace_linears(language_model, dtype)
         _make_fake(language_model)
         language_model.train()
@@ -86,7 +86,7 @@ def measure_activations(
             if weight.requires_grad:
                 weight.grad = torch.empty_like(weight)
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        live = LiveBytes([*weights, *gradients])
+        live = LiveTensorBytes([*weights, *gradients])
         with live:
             positions = torch.empty(4, 1, tokens, dtype=torch.long)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -107,7 +107,7 @@ def _replace_linears(model: nn.Module, dtype: torch.dtype) -> None:
     """Every plain linear layer but those of adapters, which stay whole."""
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and "lora_" not in name:
-            model.set_submodule(name, DequantisingLinear(module, dtype))
+            model.set_submodule(name, DequantizingLinear(module, dtype))
 
 
 def _make_fake(model: nn.Module) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 from accelerate.utils import DistributedType
 
 from trainer_ext.arguments import ModelArguments
-from trainer_ext.loading.zero3 import reading_whole
+from trainer_ext.loading.zero3 import without_zero3_init
 from trainer_ext.memory.plan import CUDA_CONTEXT, Lengths, Plan, plan_run
-from trainer_ext.memory.sharding import Sharding, of_fsdp, of_zero_stage
+from trainer_ext.memory.sharding import Sharding, from_fsdp, from_zero_stage
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 
@@ -17,7 +17,7 @@ def plan_training(
     """What the trainer's process will need at the most, if the longest rows meet in one micro-batch."""
     teacher: Any = trainer.teacher
     on_cuda = trainer.args.device.type == "cuda"
-    with reading_whole(trainer.args):  # skeletons of the models are built
+    with without_zero3_init(trainer.args):  # skeletons of the models are built
         return plan_run(
             model,
             trainer.args,
@@ -38,17 +38,17 @@ def measure_longest(trainer: CrossModalDistillTrainer) -> Lengths:
     longest = sorted(range(len(lengths)), key=lengths.__getitem__)
     numbers = longest[-trainer.args.per_device_train_batch_size :]
     rows = [trainer.train_dataset[number] for number in numbers]
-    return Lengths.of_batch(trainer.data_collator(rows))
+    return Lengths.from_batch(trainer.data_collator(rows))
 
 
 def read_sharding_of(accelerator: Any) -> Sharding:
     """How this run's processes share what."""
     processes = accelerator.num_processes
     if accelerator.distributed_type == DistributedType.FSDP:
-        return of_fsdp(processes)
+        return from_fsdp(processes)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
-        return of_zero_stage(
+        return from_zero_stage(
             processes, plugin.zero_stage, plugin.offload_optimizer_device not in (None, "none")
         )
     return Sharding(processes)

@@ -7,7 +7,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Card:
+class Gpu:
     """A card, or a share of one."""
 
     name: str
@@ -17,20 +17,20 @@ class Card:
 
 
 # Whitepapers and data sheets: Ampere GA102, Ada (appendix A), Blackwell, A100, H100, L4.
-CARDS = {
-    "rtx3060": Card("RTX 3060", 12, 25.5, 360),
-    "rtx3090": Card("RTX 3090", 24, 71, 936),
-    "rtx4060ti": Card("RTX 4060 Ti 16 GB", 16, 44.1, 288),
-    "rtx4080": Card("RTX 4080", 16, 97.5, 717),
-    "rtx4090": Card("RTX 4090", 24, 165.2, 1008),
-    "rtx5090": Card("RTX 5090", 32, 209.5, 1792),
-    "l4": Card("L4", 24, 121, 300),
-    "a100-40gb": Card("A100 40 GB", 40, 312, 1555),
-    "a100-80gb": Card("A100 80 GB", 80, 312, 2039),
-    "h100": Card("H100", 80, 989.4, 3350),
+GPUS = {
+    "rtx3060": Gpu("RTX 3060", 12, 25.5, 360),
+    "rtx3090": Gpu("RTX 3090", 24, 71, 936),
+    "rtx4060ti": Gpu("RTX 4060 Ti 16 GB", 16, 44.1, 288),
+    "rtx4080": Gpu("RTX 4080", 16, 97.5, 717),
+    "rtx4090": Gpu("RTX 4090", 24, 165.2, 1008),
+    "rtx5090": Gpu("RTX 5090", 32, 209.5, 1792),
+    "l4": Gpu("L4", 24, 121, 300),
+    "a100-40gb": Gpu("A100 40 GB", 40, 312, 1555),
+    "a100-80gb": Gpu("A100 80 GB", 80, 312, 2039),
+    "h100": Gpu("H100", 80, 989.4, 3350),
 }
 # As drivers call them: a laptop's RTX 4090 is another card.
-PRESENT_NAMES = {
+DRIVER_NAMES = {
     "GeForce RTX 3060": "rtx3060",
     "GeForce RTX 3090": "rtx3090",
     "GeForce RTX 4060 Ti": "rtx4060ti",
@@ -47,27 +47,27 @@ PRESENT_NAMES = {
 USABLE_SHARE = 0.98
 
 
-def find_card(name: str) -> Card:
+def find_gpu(name: str) -> Gpu:
     """A card of the table, or one that is known by its memory alone ("24GB").
 
     Raises:
         ValueError: the name is neither.
     """
     key = name.lower().replace(" ", "")
-    if key in CARDS:
-        return CARDS[key]
+    if key in GPUS:
+        return GPUS[key]
     if size := re.fullmatch(r"(\d+(?:\.\d+)?)gi?b", key):
-        return Card(f"{size[1]} GB", float(size[1]))
-    raise ValueError(f"unknown card {name!r}: give its memory (24GB) or one of {', '.join(CARDS)}")
+        return Gpu(f"{size[1]} GB", float(size[1]))
+    raise ValueError(f"unknown card {name!r}: give its memory (24GB) or one of {', '.join(GPUS)}")
 
 
-def find_present_card() -> Card | None:
+def find_present_gpu() -> Gpu | None:
     """The first card of this machine; its speed is known if its full name is. None if there is none."""
     if not torch.cuda.is_available():
         return None
     present = torch.cuda.get_device_properties(0)
-    known = CARDS.get(PRESENT_NAMES.get(present.name.removeprefix("NVIDIA "), ""))
+    known = GPUS.get(DRIVER_NAMES.get(present.name.removeprefix("NVIDIA "), ""))
     memory = present.total_memory / 2**30
     if known is None:
-        return Card(present.name, memory)
-    return Card(present.name, memory, known.bf16_tflops, known.bandwidth_gb_s)
+        return Gpu(present.name, memory)
+    return Gpu(present.name, memory, known.bf16_tflops, known.bandwidth_gb_s)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.loading.student import load_peft_config, read_dtype
-from trainer_ext.loss.alignment import IGNORED
+from trainer_ext.loss.alignment import IGNORE_INDEX
 from trainer_ext.loss.chunk_torch import BLOCK_LOGITS
 from trainer_ext.loss.distillation import CHUNK_ROWS
 from trainer_ext.memory.activations import Activations, measure_activations
@@ -40,14 +40,14 @@ class Lengths:
     input_bytes: int  # features, ids and what else a batch brings
 
     @classmethod
-    def of_batch(cls, batch: dict[str, Any]) -> "Lengths":
+    def from_batch(cls, batch: dict[str, Any]) -> "Lengths":
         """Of what `PairCollator` returns."""
         asked = batch.get("teacher_input_ids")
         scored = sum(batch["response_lengths"])
         return cls(
             tokens=int(batch["attention_mask"].sum()),
-            scored=int((batch["labels"] != IGNORED).sum()),
-            questions=len(batch["row_ids"]),
+            scored=int((batch["labels"] != IGNORE_INDEX).sum()),
+            questions=len(batch["example_ids"]),
             teacher_tokens=0 if asked is None else asked.numel(),
             teacher_scored=scored,
             input_bytes=sum(value.nbytes for value in batch.values() if isinstance(value, Tensor)),
@@ -63,10 +63,10 @@ class Plan:
     # Weights that every token meets, and that every scored token meets; of them those unfolded from 4 bits.
     student_parameters: int
     head_parameters: int
-    unfolded_parameters: int
+    dequantized_parameters: int
     teacher_parameters: int
     teacher_head_parameters: int
-    unfolded_teacher_parameters: int
+    dequantized_teacher_parameters: int
     # By phase of a step; the largest is a part.
     details: dict[str, int] = field(default_factory=dict)
 
@@ -100,8 +100,8 @@ def plan_run(
     dtype = read_dtype(model.dtype, student)
     if training.bf16 and sharding.keeps_masters_apart:
         dtype = torch.bfloat16
-    skeleton = family.make_skeleton(student, dtype)
-    skeleton.set_submodule(family.left_out_module, nn.Module())
+    skeleton = family.make_empty_model(student, dtype)
+    skeleton.set_submodule(family.unloaded_module, nn.Module())
     weights = count_weights(skeleton, model, family)
     peft_config = load_peft_config(model, family)
     trained = list_trained(skeleton, peft_config, family)
@@ -156,10 +156,10 @@ def plan_run(
         lengths,
         student_parameters=parameters,
         head_parameters=config.vocab_size * config.hidden_size,
-        unfolded_parameters=parameters if model.load_in_4bit else 0,
+        dequantized_parameters=parameters if model.load_in_4bit else 0,
         teacher_parameters=parameters if reader is config else teacher_layers,
         teacher_head_parameters=reader.vocab_size * reader.hidden_size if reader else 0,
-        unfolded_teacher_parameters=teacher_layers if model.teacher_load_in_4bit else 0,
+        dequantized_teacher_parameters=teacher_layers if model.teacher_load_in_4bit else 0,
         details=phases,
     )
 
@@ -189,7 +189,7 @@ def measure_layers(
     config: Any = short.get_text_config()
     config.num_hidden_layers = number
     config.layer_types = config.layer_types[:number]
-    skeleton = family.make_skeleton(short, dtype)
+    skeleton = family.make_empty_model(short, dtype)
     peft_config = load_peft_config(model, family)
     if peft_config is not None:
         get_peft_model(skeleton, peft_config, low_cpu_mem_usage=True)
@@ -202,12 +202,12 @@ def measure_layers(
         dtype,
         autocast=training.bf16 and not casts,
         checkpointing=bool(training.activation_checkpointing),
-        quantised=model.load_in_4bit,
+        quantized=model.load_in_4bit,
     )
 
 
 def count_weights(skeleton: Any, model: ModelArguments, family: Any) -> dict[str, int]:
-    """Bytes of the student's weights by part, quantised as the run quantises them."""
+    """Bytes of the student's weights by part, quantized as the run quantizes them."""
     counted = {"language model": 0, "embeddings and head": 0, "audio tower": 0}
     ends = {skeleton.get_input_embeddings().weight, skeleton.get_output_embeddings().weight}
     whole = (*family.frozen_modules, family.head_module)
@@ -220,16 +220,16 @@ def count_weights(skeleton: Any, model: ModelArguments, family: Any) -> dict[str
                 part = "audio tower"
             else:
                 part = "language model"
-            quantised = linear and kind == "weight"
-            counted[part] += bytes_of_weight(parameter, quantised, model)
+            quantized = linear and kind == "weight"
+            counted[part] += bytes_of_weight(parameter, quantized, model)
     return counted
 
 
-def bytes_of_weight(parameter: nn.Parameter, quantised: bool, model: ModelArguments) -> int:
-    """Of one weight; `quantised` if bitsandbytes takes layers like its own."""
-    if quantised and model.load_in_4bit:
+def bytes_of_weight(parameter: nn.Parameter, quantized: bool, model: ModelArguments) -> int:
+    """Of one weight; `quantized` if bitsandbytes takes layers like its own."""
+    if quantized and model.load_in_4bit:
         return bytes_in_nf4(parameter.numel(), model.use_bnb_nested_quant)
-    if quantised and model.load_in_8bit:
+    if quantized and model.load_in_8bit:
         return parameter.numel() + 4 * parameter.shape[0]
     return parameter.nbytes
 
@@ -270,8 +270,8 @@ def count_teacher(config: PretrainedConfig, model: ModelArguments) -> tuple[int,
             seen.add(parameter)
             linear = isinstance(module, nn.Linear) and module is not head and kind == "weight"
             layers += parameter.numel() if linear else 0
-            quantised = linear and model.teacher_load_in_4bit
-            size += bytes_in_nf4(parameter.numel(), nested=True) if quantised else parameter.nbytes
+            quantized = linear and model.teacher_load_in_4bit
+            size += bytes_in_nf4(parameter.numel(), nested=True) if quantized else parameter.nbytes
     elsewhere = model.teacher_device_map is not None  # its head alone is beside the student's
     return (head.weight.nbytes if elsewhere else size), layers
 

@@ -54,12 +54,12 @@ class Sharding:
 ONE_PROCESS = Sharding()
 
 
-def of_fsdp(processes: int) -> Sharding:
+def from_fsdp(processes: int) -> Sharding:
     """All of it is shared."""
     return Sharding(processes, True, True, True)
 
 
-def of_zero_stage(processes: int, stage: int, offloads_optimizer: bool = False) -> Sharding:
+def from_zero_stage(processes: int, stage: int, offloads_optimizer: bool = False) -> Sharding:
     """DeepSpeed: optimizer states are shared, then gradients too, then weights too."""
     return Sharding(
         processes, stage >= 3, stage >= 2, stage >= 1,
@@ -79,9 +79,9 @@ def read_sharding(accelerate_config: Path) -> Sharding:
     if kind in ("NO", "MULTI_GPU", "MULTI_CPU"):
         return Sharding(processes)
     if kind == "FSDP":
-        return of_fsdp(processes)
+        return from_fsdp(processes)
     if kind == "DEEPSPEED":
         zero = config.get("deepspeed_config", {})
         offloads = zero.get("offload_optimizer_device", "none") != "none"
-        return of_zero_stage(processes, int(zero.get("zero_stage", 0)), offloads)
+        return from_zero_stage(processes, int(zero.get("zero_stage", 0)), offloads)
     raise ValueError(f"{accelerate_config}: distributed_type {kind} is not known to this plan")

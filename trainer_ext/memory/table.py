@@ -4,7 +4,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from trainer_ext.memory.gpus import USABLE_SHARE, Card
+from trainer_ext.memory.gpus import USABLE_SHARE, Gpu
 from trainer_ext.memory.plan import Plan
 
 GIB = 2**30
@@ -35,12 +35,12 @@ def describe_lengths(plan: Plan) -> str:
     )
 
 
-def fits(plan: Plan, card: Card) -> bool:
+def fits(plan: Plan, card: Gpu) -> bool:
     """Whether the peak is within what the card has to give."""
     return plan.total <= card.memory_gib * USABLE_SHARE * GIB
 
 
-def describe_verdict(plan: Plan, card: Card) -> str:
+def describe_verdict(plan: Plan, card: Gpu) -> str:
     """Whether it fits the card, and by how much."""
     spare = card.memory_gib * USABLE_SHARE - plan.total / GIB
     if spare >= 0:

@@ -1,6 +1,6 @@
 """How long a data set takes on a card: the arithmetic of every token, and the weights that are read for it."""
 
-from trainer_ext.memory.gpus import Card
+from trainer_ext.memory.gpus import Gpu
 from trainer_ext.memory.plan import Plan
 
 # Products of a weight with a token: forward, forward again (checkpointing), backward to the states, to the weight.
@@ -20,20 +20,20 @@ def count_flops(plan: Plan, checkpointing: bool, trains_weights: bool) -> int:
 
 
 def estimate_step_seconds(
-    plan: Plan, card: Card, utilisation: float, checkpointing: bool, trains_weights: bool
+    plan: Plan, card: Gpu, utilization: float, checkpointing: bool, trains_weights: bool
 ) -> float | None:
     """Seconds of one micro-batch; None where the card's speed is not known.
 
     Args:
-        utilisation: share of the card's matrix peak that is reached.
+        utilization: share of the card's matrix peak that is reached.
     """
     if card.bf16_tflops is None or card.bandwidth_gb_s is None:
         return None
     flops = count_flops(plan, checkpointing, trains_weights)
     # 4-bit weights are unfolded for every pass: read, written and read again in 2 bytes each.
     passes = 3 if checkpointing else 2
-    unfolded = plan.unfolded_parameters * passes + plan.unfolded_teacher_parameters
-    arithmetic = flops / (card.bf16_tflops * 1e12 * utilisation)
+    unfolded = plan.dequantized_parameters * passes + plan.dequantized_teacher_parameters
+    arithmetic = flops / (card.bf16_tflops * 1e12 * utilization)
     return arithmetic + unfolded * 4.5 / (card.bandwidth_gb_s * 1e9)
 
 

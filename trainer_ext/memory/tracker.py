@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveTensorBytes(TorchDispatchMode):
     """Counts the storages that operations make while it is entered, until they are let go of.
 
     What a caching allocator would be asked for, on any device. (torch's own `MemTracker` counts by module and category

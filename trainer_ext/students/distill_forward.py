@@ -21,7 +21,7 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from trainer_ext.loss.alignment import gather_response_labels, gather_response_states
 from trainer_ext.loss.distillation import LossParts, distillation_loss
-from trainer_ext.loss.teacher_targets import Objective, TeacherSignal
+from trainer_ext.loss.teacher_targets import Objective, TeacherTargets
 
 
 class DistillRequest:
@@ -38,7 +38,9 @@ class DistillRequest:
         parts: set by the forward.
     """
 
-    def __init__(self, labels: Tensor, teacher: TeacherSignal | None, objective: Objective) -> None:
+    def __init__(
+        self, labels: Tensor, teacher: TeacherTargets | None, objective: Objective
+    ) -> None:
         self.labels = labels
         self.teacher = teacher
         self.objective = objective
@@ -46,7 +48,7 @@ class DistillRequest:
 
 
 @dataclass
-class StatesRequest:
+class HiddenStatesRequest:
     """What one forward is asked to remember: the states that predict the response tokens."""
 
     labels: Tensor  # (B, T)
@@ -60,13 +62,13 @@ class DistillOutput(ModelOutput):
 
 
 @dataclass
-class StatesOutput(ModelOutput):
-    """The answer to a `StatesRequest`."""
+class HiddenStatesOutput(ModelOutput):
+    """The answer to a `HiddenStatesRequest`."""
 
     states: Tensor = None  # type: ignore[assignment]  # (N, H)
 
 
-def add_distill_forward(
+def install_distill_forward(
     model: PreTrainedModel, pack: Callable[[Tensor, Tensor], dict[str, Any]]
 ) -> None:
     """Teach `model.forward` the argument `distill`; `model` is the base model, not its PEFT wrapper.
@@ -80,7 +82,7 @@ def add_distill_forward(
 
     @functools.wraps(type(model).forward)
     def forward(
-        *args: Any, distill: DistillRequest | StatesRequest | None = None, **kwargs: Any
+        *args: Any, distill: DistillRequest | HiddenStatesRequest | None = None, **kwargs: Any
     ) -> Any:
         if distill is None:
             return original_forward(*args, **kwargs)
@@ -90,8 +92,8 @@ def add_distill_forward(
         # A row's first token is never a response's, so that none is predicted by the row before: (1, S, H) -> (N, H).
         labels = distill.labels[attention_mask.bool()][None]  # (1, S)
         states = gather_response_states(hidden, labels)
-        if isinstance(distill, StatesRequest):
-            return StatesOutput(states=states)
+        if isinstance(distill, HiddenStatesRequest):
+            return HiddenStatesOutput(states=states)
         head = model.get_output_embeddings().weight  # looked up here: FSDP and PEFT replace it
         with maybe_gather_lm_head_ctx(head):
             distill.parts = distillation_loss(

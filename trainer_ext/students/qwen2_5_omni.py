@@ -25,9 +25,9 @@ from transformers import (
 from transformers.utils import cached_file
 
 from data_builders.chat import DEFAULT_SYSTEM
-from trainer_ext.checkpoints.safetensors_files import Shards
+from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
 from trainer_ext.students.packed_attention import ROW_ATTENTION
-from trainer_ext.students.qwen2_5_omni_names import name_in_memory
+from trainer_ext.students.qwen2_5_omni_names import to_memory_name
 from trainer_ext.students.whisper_features import count_frames, extract_features
 
 FULL_MODEL_TYPE = "qwen2_5_omni"
@@ -50,7 +50,7 @@ class Qwen2_5OmniStudent:
     frozen_modules = ("model.audio_tower", "model.visual")
     head_module = "lm_head"
     language_module = "model.language_model"
-    left_out_module = "model.visual"
+    unloaded_module = "model.visual"
     # Unless another one is asked for: rows are packed for the language model alone.
     attention = {"text_config": ROW_ATTENTION, "audio_config": "sdpa"}
 
@@ -63,7 +63,7 @@ class Qwen2_5OmniStudent:
         self.tokenizer = tokenizer
         self.extractor = extractor
         self.config = config
-        self.end_of_turn_id: int = tokenizer.eos_token_id
+        self.eos_token_id: int = tokenizer.eos_token_id
 
     @classmethod
     def from_pretrained(
@@ -92,7 +92,7 @@ class Qwen2_5OmniStudent:
         return self.extractor.chunk_length
 
     @property
-    def vocabulary_rows(self) -> int:
+    def vocab_size(self) -> int:
         return self.config.text_config.vocab_size
 
     def load_model(
@@ -105,10 +105,10 @@ class Qwen2_5OmniStudent:
             name_or_path, **from_pretrained
         )
         model.generation_config = GenerationConfig(
-            eos_token_id=self.end_of_turn_id, pad_token_id=self.tokenizer.pad_token_id
+            eos_token_id=self.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
         )
         model.set_submodule(
-            self.left_out_module, LeftOut(name_or_path, from_pretrained.get("revision"))
+            self.unloaded_module, UnloadedModule(name_or_path, from_pretrained.get("revision"))
         )
         for name in self.frozen_modules:
             model.get_submodule(name).requires_grad_(False)
@@ -146,7 +146,7 @@ class Qwen2_5OmniStudent:
         return samples.float().cpu().numpy()
 
     @staticmethod
-    def make_skeleton(
+    def make_empty_model(
         config: PretrainedConfig, dtype: torch.dtype = torch.float32
     ) -> Qwen2_5OmniThinkerForConditionalGeneration:
         """The thinker with weights of the right shape that take no memory, to hang adapters on."""
@@ -159,16 +159,16 @@ class Qwen2_5OmniStudent:
                 module.register_parameter(name, nn.Parameter(hollow, requires_grad=False))
         return model
 
-    def read_left_out(self, model: nn.Module) -> dict[str, Tensor]:
+    def load_unloaded_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """What `load_model` did not keep of this model, by the names in memory: a saved student wants to be whole."""
-        gap = model.get_submodule(self.left_out_module)
-        if not isinstance(gap, LeftOut):
+        gap = model.get_submodule(self.unloaded_module)
+        if not isinstance(gap, UnloadedModule):
             return {}
-        shards = Shards.from_pretrained(gap.name_or_path, gap.revision)
+        shards = SafetensorsFiles.from_pretrained(gap.name_or_path, gap.revision)
         return {
             name: shards.read(on_disk)
             for on_disk in shards.file_of
-            if (name := name_in_memory(on_disk)) and name.startswith(f"{self.left_out_module}.")
+            if (name := to_memory_name(on_disk)) and name.startswith(f"{self.unloaded_module}.")
         }
 
     def pack(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class Qwen2_5OmniStudent:
 
     def encode_response(self, response: str) -> list[int]:
         """Token ids the loss scores: the answer and the end of the turn."""
-        return [*self.tokenizer.encode(response, add_special_tokens=False), self.end_of_turn_id]
+        return [*self.tokenizer.encode(response, add_special_tokens=False), self.eos_token_id]
 
     def count_audio_tokens(self, samples: int) -> int:
         """Audio tokens of a clip: two convolutions' worth of halving, 25 a second (`audio_tower`'s own formula)."""
@@ -244,7 +244,7 @@ def detach_output(tower: nn.Module, inputs: Any, heard: Any) -> Any:
     return type(heard)({name: value.detach() for name, value in heard.items()})
 
 
-class LeftOut(nn.Module):
+class UnloadedModule(nn.Module):
     """Stands where the vision tower was, and knows where it is kept."""
 
     def __init__(self, name_or_path: str, revision: str | None) -> None:

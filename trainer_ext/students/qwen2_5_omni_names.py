@@ -20,7 +20,7 @@ _SAVED_OF_MEMORY = {
 }
 
 
-def name_on_disk(name: str) -> str:
+def to_checkpoint_name(name: str) -> str:
     """The name under which a saved thinker keeps the weight called `name` in memory."""
     for memory, saved in _SAVED_OF_MEMORY.items():
         if name.startswith(memory):
@@ -28,7 +28,7 @@ def name_on_disk(name: str) -> str:
     raise ValueError(f"{name} is no weight of the thinker")
 
 
-def name_in_memory(name: str) -> str | None:
+def to_memory_name(name: str) -> str | None:
     """The name in memory of a weight of a full checkpoint or a saved thinker; None for talker and token2wav."""
     name = name.removeprefix(FULL_MODEL)
     for memory in _SAVED_OF_MEMORY:
@@ -40,12 +40,12 @@ def name_in_memory(name: str) -> str | None:
     return None
 
 
-def name_in_full_model(name: str) -> str:
+def to_full_model_name(name: str) -> str:
     """The module of the full model in memory that is called `name` in the thinker alone."""
     return FULL_MODEL + name
 
 
-def name_in_vllm(name: str) -> str:
+def to_vllm_name(name: str) -> str:
     """What vLLM's weight mapper calls the module `name` of the language model.
 
     Raises:
@@ -55,4 +55,4 @@ def name_in_vllm(name: str) -> str:
         raise ValueError(
             f"vLLM takes adapters of the language model alone, and this one has {name}"
         )
-    return FULL_MODEL + name_on_disk(name)
+    return FULL_MODEL + to_checkpoint_name(name)

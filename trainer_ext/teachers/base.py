@@ -1,7 +1,7 @@
 """What every kind of teacher offers, in two halves.
 
 The reader works beside the data: it looks at every row before training and puts what the teacher needs into a batch,
-in the data loader's processes. The teacher itself turns that, on the device, into one `TeacherSignal`.
+in the data loader's processes. The teacher itself turns that, on the device, into one `TeacherTargets`.
 """
 
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainer_ext.loss.teacher_targets import TeacherSignal
+from trainer_ext.loss.teacher_targets import TeacherTargets
 
 
 class Reader(Protocol):
@@ -47,7 +47,7 @@ class Teacher(Protocol):
         """
         ...
 
-    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> TeacherSignal:
+    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> TeacherTargets:
         """What it thinks of the M response tokens of a batch.
 
         Args:

@@ -8,13 +8,13 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 
 from trainer_ext.loss.alignment import gather_response_states
-from trainer_ext.loss.teacher_targets import LiveSignal
-from trainer_ext.teachers.prompts import WrittenQuestions
+from trainer_ext.loss.teacher_targets import LiveTargets
+from trainer_ext.teachers.prompts import TeacherPromptEncoder
 
 OFFLOAD = "offload"
 
 
-class ModelTeacher:
+class LiveTeacher:
     """A frozen causal LM. It reads every question once, as text, whatever the channels that question trains.
 
     Args:
@@ -27,7 +27,7 @@ class ModelTeacher:
 
     kind = "model"
 
-    def __init__(self, model: PreTrainedModel, reader: WrittenQuestions) -> None:
+    def __init__(self, model: PreTrainedModel, reader: TeacherPromptEncoder) -> None:
         self.model = model.eval().requires_grad_(False)
         self.reader = reader
         self.head = read_head(model)  # (V_t, H_t)
@@ -41,18 +41,18 @@ class ModelTeacher:
         dtype: str | torch.dtype | None = None,
         load_in_4bit: bool = False,
         device_map: str | None = None,
-    ) -> "ModelTeacher":
+    ) -> "LiveTeacher":
         """Load model and tokenizer.
 
         Args:
-            load_in_4bit: NF4 with double quantisation by bitsandbytes; the head stays whole.
+            load_in_4bit: NF4 with double quantization by bitsandbytes; the head stays whole.
             device_map: None for this process's device; another one ("cuda:1", "cpu"); "auto" to spread it over what is
                 free; "offload" to keep it in the host's memory, each layer visiting this process's device.
         """
         if is_deepspeed_zero3_enabled():
             raise ValueError(
                 "under ZeRO-3 the teacher would be shared among the processes, and the loss could not read it: load it "
-                "within trainer_ext.loading.zero3.reading_whole(args), as recipes/s2t_t2t.py does"
+                "within trainer_ext.loading.zero3.without_zero3_init(args), as recipes/s2t_t2t.py does"
             )
         if is_fsdp_enabled():
             raise ValueError(
@@ -60,7 +60,7 @@ class ModelTeacher:
                 "nothing fills. Set it to false (recipes/accelerate/fsdp2.yaml), or use teacher_kind 'stored'"
             )
         model = load_causal_lm(name_or_path, revision, dtype, load_in_4bit, device_map)
-        reader = WrittenQuestions.from_pretrained(name_or_path, revision)
+        reader = TeacherPromptEncoder.from_pretrained(name_or_path, revision)
         if device_map != OFFLOAD:
             return cls(model, reader)
         teacher = cls(model, reader)
@@ -72,9 +72,9 @@ class ModelTeacher:
         self.head = self.head.to(device)
 
     @torch.no_grad()
-    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> LiveSignal:
+    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> LiveTargets:
         """The states of the response tokens alone leave the teacher, (M, H_t)."""
-        return LiveSignal(
+        return LiveTargets(
             rows,
             gather_response_states(
                 self.read(asked["teacher_input_ids"], asked["teacher_attention_mask"]),
@@ -116,7 +116,7 @@ def load_causal_lm(
     load_in_4bit: bool = False,
     device_map: str | None = None,
 ) -> PreTrainedModel:
-    """A causal LM where `ModelTeacher.from_pretrained` wants it; one to be offloaded is left on the CPU."""
+    """A causal LM where `LiveTeacher.from_pretrained` wants it; one to be offloaded is left on the CPU."""
     device = PartialState().device
     return AutoModelForCausalLM.from_pretrained(
         name_or_path,

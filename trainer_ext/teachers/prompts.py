@@ -10,14 +10,16 @@ from data_builders.chat import encode_answer, encode_question
 from trainer_ext.loss.alignment import pad_rows
 
 
-class WrittenQuestions:
+class TeacherPromptEncoder:
     """Questions in the words of another model: its tokenizer, its chat template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "WrittenQuestions":
+    def from_pretrained(
+        cls, name_or_path: str, revision: str | None = None
+    ) -> "TeacherPromptEncoder":
         return cls(AutoTokenizer.from_pretrained(name_or_path, revision=revision))
 
     def encode_prompt(self, question: str, system: str) -> list[int]:
@@ -53,7 +55,7 @@ class WrittenQuestions:
         )
 
 
-class OwnQuestions:
+class StudentPromptEncoder:
     """Questions as the student itself reads them in the channel t2t."""
 
     def __init__(self, family: Any) -> None:

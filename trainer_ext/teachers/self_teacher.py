@@ -6,9 +6,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from trainer_ext.loss.teacher_targets import LiveSignal
-from trainer_ext.students.distill_forward import StatesRequest
-from trainer_ext.teachers.prompts import OwnQuestions
+from trainer_ext.loss.teacher_targets import LiveTargets
+from trainer_ext.students.distill_forward import HiddenStatesRequest
+from trainer_ext.teachers.prompts import StudentPromptEncoder
 
 
 class SelfTeacher:
@@ -20,7 +20,7 @@ class SelfTeacher:
     kind = "self"
 
     def __init__(self, family: Any) -> None:
-        self.reader = OwnQuestions(family)
+        self.reader = StudentPromptEncoder(family)
         self.student: Any = None
 
     def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
@@ -41,7 +41,7 @@ class SelfTeacher:
         self.student = student
 
     @torch.no_grad()
-    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> LiveSignal:
+    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> LiveTargets:
         training = self.student.training
         self.student.eval()
         try:
@@ -49,8 +49,8 @@ class SelfTeacher:
                 states = self.student(
                     input_ids=asked["teacher_input_ids"],
                     attention_mask=asked["teacher_attention_mask"],
-                    distill=StatesRequest(asked["teacher_labels"]),
+                    distill=HiddenStatesRequest(asked["teacher_labels"]),
                 ).states
         finally:
             self.student.train(training)
-        return LiveSignal(rows, states, head=None)
+        return LiveTargets(rows, states, head=None)

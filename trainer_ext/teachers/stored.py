@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from data_builders.chat import hash_question, hash_tokens, hash_vocabulary
 from data_builders.schema import SOFT_TARGET_FEATURES
-from trainer_ext.loss.teacher_targets import StoredSignal
+from trainer_ext.loss.teacher_targets import StoredTargets
 
 # What is the same in every row.
-SETTINGS = ("teacher", "made_by", "tokenizer", "vocabulary_rows", "k", "temperatures")
+SETTINGS = ("teacher", "scoring_backend", "tokenizer", "vocab_size", "k", "temperatures")
 
 
 class SoftTargets:
@@ -58,10 +58,10 @@ class SoftTargets:
         )
         if teacher is not None:
             self._check("teacher", teacher, [self.settings["teacher"]])
-        if self.settings["vocabulary_rows"] > family.vocabulary_rows:
+        if self.settings["vocab_size"] > family.vocab_size:
             raise ValueError(
-                f"{source} was made over {self.settings['vocabulary_rows']} vocabulary rows, but the student has "
-                f"{family.vocabulary_rows}: make it again with this student's config"
+                f"{source} was made over {self.settings['vocab_size']} vocabulary rows, but the student has "
+                f"{family.vocab_size}: make it again with this student's config"
             )
         self.temperature = temperature
         self.tail = next(
@@ -162,13 +162,13 @@ class StoredTeacher:
                 f"the soft targets are read at temperature {self.reader.temperature}, the run's is {temperature}"
             )
 
-    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> StoredSignal:
-        return StoredSignal(
+    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> StoredTargets:
+        return StoredTargets(
             rows,
             asked["teacher_ids"],
             asked["teacher_log_probs"].view(torch.float16),
             asked["teacher_log_tails"].view(torch.float32),
-            self.reader.settings["vocabulary_rows"],
+            self.reader.settings["vocab_size"],
         )
 
 

@@ -9,25 +9,25 @@ from torch import Tensor
 from data_builders.schema import SoftTarget
 from trainer_ext.loss.alignment import gather_response_states, pad_rows
 from trainer_ext.loss.distillation import Projection
-from trainer_ext.teachers.live import ModelTeacher
+from trainer_ext.teachers.live import LiveTeacher
 
 CHUNK_TOKENS = 256
 
 
-class ModelScorer:
-    """A `ModelTeacher`, which nothing else is beside: load it whole, or wherever it fits.
+class TopKScorer:
+    """A `LiveTeacher`, which nothing else is beside: load it whole, or wherever it fits.
 
     Args:
-        vocabulary_rows: over how many of its rows the softmax is taken, those that the student has too.
+        vocab_size: over how many of its rows the softmax is taken, those that the student has too.
         k: ids kept a token.
         temperatures: for which the mass of all other ids is kept.
     """
 
     def __init__(
-        self, teacher: ModelTeacher, vocabulary_rows: int, k: int, temperatures: list[float]
+        self, teacher: LiveTeacher, vocab_size: int, k: int, temperatures: list[float]
     ) -> None:
         self.teacher = teacher
-        self.head = teacher.head[:vocabulary_rows]
+        self.head = teacher.head[:vocab_size]
         self.k, self.temperatures = k, temperatures
 
     @torch.no_grad()

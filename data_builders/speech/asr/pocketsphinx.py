@@ -1,6 +1,6 @@
 """pocketsphinx, with a language model of the questions at hand: does this clip say its own question, or another one?
 
-It verifies a closed set and recognises nothing: the decoder knows the words of some fifty questions and no others. A
+It verifies a closed set and recognizes nothing: the decoder knows the words of some fifty questions and no others. A
 right clip is heard well (word error rate about 0.1), a wrong, cut, silent or noisy one is not. The embedded default:
 its US-English acoustic model comes with the package. For figures that mean something outside, take Whisper.
 """
@@ -47,10 +47,10 @@ OTHER_SENTENCES = (
 )  # fmt: skip
 
 
-class ClosedSetRecogniser:
+class PocketsphinxRecognizer:
     """A decoder for every set of sentences, whose dictionary and language model know their words alone."""
 
-    name = "closed_set"
+    name = "pocketsphinx"
     # Right clips are heard as well among 25 or 100; loading is a hundredth of a second.
     set_size: ClassVar[int | None] = 50
 
@@ -65,7 +65,7 @@ class ClosedSetRecogniser:
             self._pronunciations.setdefault(word, []).append(line)
 
     @classmethod
-    def from_arguments(cls, arguments: BuildArguments) -> "ClosedSetRecogniser":
+    def from_arguments(cls, arguments: BuildArguments) -> "PocketsphinxRecognizer":
         return cls()
 
     def hear(self, clips: list[np.ndarray], sentences: list[str]) -> list[str]:

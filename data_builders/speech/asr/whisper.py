@@ -36,7 +36,7 @@ class WhisperRecogniser:
 
     @classmethod
     def from_arguments(cls, arguments: BuildArguments) -> "WhisperRecogniser":
-        return cls(arguments.recogniser_model)
+        return cls(arguments.recognizer_model)
 
     def hear(self, clips: list[np.ndarray], sentences: list[str]) -> list[str]:
         """What each clip (n,) at 16 kHz says."""

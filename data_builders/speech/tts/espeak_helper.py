@@ -32,7 +32,7 @@ SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, c
 
 
 def load_library() -> tuple[ctypes.CDLL, int]:
-    """The initialised library and its sampling rate in Hz."""
+    """The initialized library and its sampling rate in Hz."""
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data_folder = bytes(Path(espeakng_loader.get_data_path()).parent)
     rate_hz = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data_folder, 0)

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from data_builders.arguments import BuildArguments
-from data_builders.clients.openai import connect, errors_of_a_row
+from data_builders.clients.openai import connect, map_request_errors
 
 TIMEOUT_SECONDS = 300.0
 
@@ -31,8 +31,8 @@ class ServerEngine:
 
     @classmethod
     def from_arguments(cls, arguments: BuildArguments) -> "ServerEngine":
-        assert arguments.speech_server is not None
-        return cls(arguments.speech_server, arguments.speech_model, arguments.speech_concurrency)
+        assert arguments.speech_base_url is not None
+        return cls(arguments.speech_base_url, arguments.speech_model, arguments.speech_concurrency)
 
     def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:
         """Speak `text`; see `SpeechEngine`."""
@@ -43,7 +43,7 @@ class ServerEngine:
             raise ValueError(
                 f"voice {voice!r}: write name[/speed], for example alice/1.1"
             ) from error
-        with errors_of_a_row(self.base_url):
+        with map_request_errors(self.base_url):
             answer = self._client.audio.speech.create(
                 model=self.model, input=text, voice=name, response_format="wav", speed=rate
             )

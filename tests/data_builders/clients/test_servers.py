@@ -10,12 +10,12 @@ import pytest
 import soundfile
 
 import data_builders.clients.openai
-from data_builders.answers.fingerprint import identify_teacher
+from data_builders.answers.fingerprint import fingerprint_teacher
 from data_builders.arguments import BuildArguments
-from data_builders.clients.concurrent import OutOfReach, TemporaryFailure
+from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure
 from data_builders.pipeline.build import build_dataset
 from data_builders.speech.tts.server import ServerEngine
-from data_builders.storage.dataset_folder import load_finished
+from data_builders.storage.dataset_folder import load_dataset_folder
 from tests.support.servers import Proxy, serve_speech, serve_teacher
 
 LAB = Path(__file__).parents[3] / "recipes" / "tiny_lab"
@@ -35,10 +35,10 @@ def voice():
 
 
 @pytest.fixture(scope="module")
-def few_prompts(prompts_file, tmp_path_factory):
+def few_prompts(questions_file, tmp_path_factory):
     """Every third of the prompts, which a small server answers in seconds."""
     file = tmp_path_factory.mktemp("few") / "questions.jsonl"
-    file.write_text("".join(f"{line}\n" for line in prompts_file.read_text().splitlines()[::3]))
+    file.write_text("".join(f"{line}\n" for line in questions_file.read_text().splitlines()[::3]))
     return file
 
 
@@ -48,22 +48,23 @@ def fast_retries(monkeypatch):
     monkeypatch.setattr(data_builders.clients.openai, "RETRIES", 1)
 
 
-def make_arguments(tmp_path, prompts_file, **changes):
+def make_arguments(tmp_path, questions_file, **changes):
     settings = {
-        "prompts": str(prompts_file), "data_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "made"),
-        "speakable": False, "max_shard_size": "400KB", "answer_max_new_tokens": 24, "recogniser": "none", **changes,
+        "questions": str(questions_file), "cache_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "made"),
+        "filter_unspeakable": False, "max_shard_size": "400KB", "answer_max_new_tokens": 24, "recognizer": "none",
+        **changes,
     }  # fmt: skip
     return BuildArguments(**settings)
 
 
 def build(arguments):
-    return build_dataset(arguments, identify_teacher(arguments))
+    return build_dataset(arguments, fingerprint_teacher(arguments))
 
 
 def by_question(folder, column):
     return {
         row["question"]: row[column]
-        for split in load_finished(str(folder)).values()
+        for split in load_dataset_folder(str(folder)).values()
         for row in split
     }
 
@@ -80,7 +81,7 @@ def test_a_server_answers_as_the_model_in_memory(teacher, few_prompts, tmp_path)
     alone = build(make_arguments(tmp_path / "a", few_prompts, teacher_model_name_or_path=TEACHER))
     served = build(
         make_arguments(
-            tmp_path / "b", few_prompts, teacher_model_name_or_path=TEACHER, teacher_server=teacher.url
+            tmp_path / "b", few_prompts, teacher_model_name_or_path=TEACHER, teacher_base_url=teacher.url
         )
     )  # fmt: skip
     answers = by_question(alone, "teacher_response")
@@ -103,13 +104,13 @@ def test_a_server_killed_in_the_middle_costs_no_answer_twice(
                 mortal.kill()
 
         with Proxy(mortal.url, kill) as proxy:
-            arguments.teacher_server = proxy.url
-            with pytest.raises(OutOfReach, match="start it, and run this again"):
+            arguments.teacher_base_url = proxy.url
+            with pytest.raises(ServerUnreachable, match="start it, and run this again"):
                 build(arguments)
     with Proxy(teacher.url, lambda *_: None) as proxy:
-        arguments.teacher_server = proxy.url
+        arguments.teacher_base_url = proxy.url
         folder = build(arguments)
-        rows = sum(len(split) for split in load_finished(str(folder)).values())
+        rows = sum(len(split) for split in load_dataset_folder(str(folder)).values())
         assert proxy.requests == rows - (dies_at - 1)
 
 
@@ -131,7 +132,7 @@ def test_failures_are_retried_with_back_off_and_then_reported_by_row(
 
     with Proxy(teacher.url, decide) as proxy:
         arguments = make_arguments(
-            tmp_path, few_prompts, teacher_model_name_or_path=TEACHER, teacher_server=proxy.url, answer_batch_size=4
+            tmp_path, few_prompts, teacher_model_name_or_path=TEACHER, teacher_base_url=proxy.url, answer_batch_size=4
         )  # fmt: skip
         with pytest.raises(ValueError, match=r"1 rows failed.*run this again") as told:
             build(arguments)
@@ -151,7 +152,7 @@ def test_a_refused_question_stands_aside(teacher, few_prompts, tmp_path):
     bad = json.loads(few_prompts.read_text().splitlines()[5])["question"]
     with Proxy(teacher.url, lambda _, body: 400 if bad.encode() in body else None) as proxy:
         arguments = make_arguments(
-            tmp_path, few_prompts, teacher_model_name_or_path=TEACHER, teacher_server=proxy.url
+            tmp_path, few_prompts, teacher_model_name_or_path=TEACHER, teacher_base_url=proxy.url
         )
         folder = build(arguments)
     assert list(rejected(folder)) == [bad]
@@ -164,7 +165,7 @@ def test_the_service_speaks_as_its_engine(voice, few_prompts, tmp_path):
     near = build(make_arguments(tmp_path / "a", few_prompts, **spoken))
     far = build(
         make_arguments(
-            tmp_path / "b", few_prompts, speech_engine="server", speech_server=voice.url, speech_model="espeak",
+            tmp_path / "b", few_prompts, speech_engine="server", speech_base_url=voice.url, speech_model="espeak",
             speech_concurrency=4, **spoken,
         )
     )  # fmt: skip
@@ -182,7 +183,7 @@ def test_what_cannot_be_spoken_stands_aside_and_the_build_goes_on(voice, tmp_pat
     file.write_text("".join(json.dumps({"question": question}) + "\n" for question in questions))
     folder = build(
         make_arguments(
-            tmp_path, file, speech_engine="server", speech_server=voice.url, speech_model="espeak",
+            tmp_path, file, speech_engine="server", speech_base_url=voice.url, speech_model="espeak",
             train_voices=["en-us", "en-us/1.2", "martian"],
         )
     )  # fmt: skip
@@ -192,7 +193,7 @@ def test_what_cannot_be_spoken_stands_aside_and_the_build_goes_on(voice, tmp_pat
     unknown = [reason for reason in reasons.values() if "no voice 'martian'" in reason]
     assert unknown
     assert len(unknown) == len(reasons) - 1
-    assert len(load_finished(str(folder))["train"]) == len(questions) - len(reasons)
+    assert len(load_dataset_folder(str(folder))["train"]) == len(questions) - len(reasons)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_an_overloaded_service_sends_clients_away_until_it_can(few_prompts, tmp_
     with serve_speech("--max_waiting", "1") as busy:
         folder = build(
             make_arguments(
-                tmp_path, few_prompts, speech_engine="server", speech_server=busy.url, speech_model="espeak",
+                tmp_path, few_prompts, speech_engine="server", speech_base_url=busy.url, speech_model="espeak",
                 speech_concurrency=4,
             )
         )  # fmt: skip
@@ -245,19 +246,21 @@ def test_a_prompt_clip_that_cannot_be_cloned_is_named(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.syspath_prepend(str(LAB.parent / "speech_service"))
-    from serve import find_fault
+    from serve import rejection_reason
 
     for rate_hz, seconds, fault in ((8_000, 3, "8000 Hz"), (16_000, 31, "31.0 s"), (16_000, 3, "")):
         soundfile.write(tmp_path / "clip.wav", [0.0] * rate_hz * seconds, rate_hz)
-        assert fault in find_fault({"clip": str(tmp_path / "clip.wav"), "text": "Hello."})
-        assert bool(find_fault({"clip": str(tmp_path / "clip.wav"), "text": ""})) == bool(fault)
-    assert "no file" in find_fault({"clip": str(tmp_path / "none.wav"), "text": ""})
+        assert fault in rejection_reason({"clip": str(tmp_path / "clip.wav"), "text": "Hello."})
+        assert bool(rejection_reason({"clip": str(tmp_path / "clip.wav"), "text": ""})) == bool(
+            fault
+        )
+    assert "no file" in rejection_reason({"clip": str(tmp_path / "none.wav"), "text": ""})
     sys.modules.pop("serve")
 
 
 def test_a_server_that_is_not_there_is_told_from_one_that_fails(voice, fast_retries):
     """Nobody home stops the stage; an error of one row does not."""
-    with pytest.raises(OutOfReach, match="cannot be reached"):
+    with pytest.raises(ServerUnreachable, match="cannot be reached"):
         ServerEngine("http://127.0.0.1:9/v1", "", 1).synthesize("Hello.", "en-us")
     with (
         Proxy(voice.url, lambda *_: 503) as failing,

@@ -15,12 +15,12 @@ import data_builders.answers.local_model
 import data_builders.pipeline.stages
 from data_builders.arguments import BuildArguments, DataArguments
 from data_builders.pairs import build_pairs, load_pairs
-from data_builders.questions.read import read_prompts
-from data_builders.questions.select import make_plan
+from data_builders.questions.read import read_questions
+from data_builders.questions.select import select_questions
 from data_builders.schema import FEATURES, SPEECH_RATE_HZ
 from data_builders.speech.tts.espeak import EspeakEngine
-from data_builders.storage.call_cache import Journal, content_key
-from data_builders.storage.dataset_folder import load_finished
+from data_builders.storage.call_cache import CallCache, content_key
+from data_builders.storage.dataset_folder import load_dataset_folder
 
 LAB = Path(__file__).parents[3] / "recipes" / "tiny_lab"
 TEACHER = str(LAB / "teacher")
@@ -58,7 +58,7 @@ def test_a_second_build_does_no_work(data_arguments, pairs, monkeypatch):
     folder = build_pairs(data_arguments, TEACHER)
     shutil.rmtree(folder)
     assert build_pairs(data_arguments, TEACHER) == folder
-    assert load_finished(str(folder))["train"][:] == pairs["train"][:]
+    assert load_dataset_folder(str(folder))["train"][:] == pairs["train"][:]
 
 
 def test_another_voice_redoes_speech_alone(data_arguments, pairs, monkeypatch):
@@ -73,14 +73,14 @@ def test_another_voice_redoes_speech_alone(data_arguments, pairs, monkeypatch):
     other = dataclasses.replace(data_arguments, test_voices=["en-gb-x-rp+m7"])
     folder = build_pairs(other, TEACHER)
     assert folder != build_pairs(data_arguments, TEACHER)
-    assert set(load_finished(str(folder))["test"]["voice"]) == {"en-gb-x-rp+m7"}
+    assert set(load_dataset_folder(str(folder))["test"]["voice"]) == {"en-gb-x-rp+m7"}
 
 
 def test_a_build_killed_between_clips_keeps_what_was_spoken(
     data_arguments, pairs, tmp_path, monkeypatch
 ):
     """A power cut at 39,000 of 40,000 clips."""
-    arguments = dataclasses.replace(data_arguments, data_dir=str(tmp_path))
+    arguments = dataclasses.replace(data_arguments, cache_dir=str(tmp_path))
     spoken = []
 
     class Dying:
@@ -106,7 +106,7 @@ def test_a_build_killed_between_clips_keeps_what_was_spoken(
     monkeypatch.setattr(data_builders.pipeline.stages, "load_engine", lambda _: Dying(-1))
     folder = build_pairs(arguments, TEACHER)
     assert len(spoken) == len(pairs["train"]) + len(pairs["test"])
-    assert load_finished(str(folder))["test"]["speech"] == pairs["test"]["speech"]
+    assert load_dataset_folder(str(folder))["test"]["speech"] == pairs["test"]["speech"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,9 @@ def test_a_bad_question_is_named_before_anything_starts(tmp_path, rows, message)
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=message):
-        make_plan(BuildArguments(prompts=str(file), data_dir=str(tmp_path), speakable=False))
+        select_questions(
+            BuildArguments(questions=str(file), cache_dir=str(tmp_path), filter_unspeakable=False)
+        )
 
 
 def test_numbers_and_words_of_a_csv_file_become_what_the_columns_hold(tmp_path):
@@ -132,7 +134,7 @@ def test_numbers_and_words_of_a_csv_file_become_what_the_columns_hold(tmp_path):
     file.write_text(
         "question,reference,channels\nWhat is two plus two?,4,s2t\nAnd one plus one?,2,t2t s2t\n"
     )
-    prompts = list(read_prompts(str(file)))
+    prompts = list(read_questions(str(file)))
     assert [prompt["reference"] for prompt in prompts] == ["4", "2"]
     assert [prompt["channels"] for prompt in prompts] == [["s2t"], ["t2t", "s2t"]]
 
@@ -140,16 +142,16 @@ def test_numbers_and_words_of_a_csv_file_become_what_the_columns_hold(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     """Not a lookup of "questions.jsonl" on the Hub."""
     with pytest.raises(ValueError, match=r"there is no file .*questions\.jsonl"):
-        list(read_prompts(str(tmp_path / "questions.jsonl")))
+        list(read_questions(str(tmp_path / "questions.jsonl")))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "set one of `dataset_name`"),
-        ({"prompts": "a", "dataset_name": "b"}, "set one of `dataset_name`"),
-        ({"prompts": "a", "takes_per_question": 2}, "takes_per_question is 2"),
-        ({"prompts": "a", "test_voices": ["en-us"]}, "in both train_voices and test_voices"),
+        ({"questions": "a", "dataset_name": "b"}, "set one of `dataset_name`"),
+        ({"questions": "a", "recordings_per_question": 2}, "recordings_per_question is 2"),
+        ({"questions": "a", "test_voices": ["en-us"]}, "in both train_voices and test_voices"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(arguments, message):
@@ -186,18 +188,18 @@ def test_a_published_models_own_settings_do_not_shape_its_answers(data_arguments
     shutil.copytree(TEACHER, other)
     settings = other / "generation_config.json"
     settings.write_text(json.dumps({"repetition_penalty": 9.0, "do_sample": True}))
-    arguments = dataclasses.replace(data_arguments, data_dir=str(tmp_path / "data"))
+    arguments = dataclasses.replace(data_arguments, cache_dir=str(tmp_path / "data"))
     again = load_pairs(arguments, str(other))
     assert again["test"]["teacher_response"] == pairs["test"]["teacher_response"]
 
 
 def test_the_journal_survives_and_tells_what_is_missing(tmp_path):
     """Keys are content: another setting misses, the same setting hits, in another process too."""
-    journal = Journal(tmp_path / "journal.sqlite")
+    journal = CallCache(tmp_path / "journal.sqlite")
     one, two = content_key("speech", "en-us", "Hello?"), content_key("speech", "en-gb", "Hello?")
     journal.put(one, b"clip")
     journal.close()
-    again = Journal(tmp_path / "journal.sqlite")
+    again = CallCache(tmp_path / "journal.sqlite")
     assert again.missing([one, two, two]) == [two]
     assert again.get(one) == b"clip"
     assert again.get(two) is None
@@ -211,7 +213,7 @@ def test_the_teacher_is_loaded_as_it_fits_and_only_to_answer(data_arguments, tmp
         loaded.append(1)
         return AutoModelForCausalLM.from_pretrained(TEACHER)
 
-    arguments = dataclasses.replace(data_arguments, data_dir=str(tmp_path))
+    arguments = dataclasses.replace(data_arguments, cache_dir=str(tmp_path))
     built = load_pairs(arguments, TEACHER, load_teacher=load)
     assert loaded == [1]
     again = load_pairs(
@@ -220,6 +222,6 @@ def test_the_teacher_is_loaded_as_it_fits_and_only_to_answer(data_arguments, tmp
     assert loaded == [1]
     assert again["train"]["teacher_response"] == built["train"]["teacher_response"]
     in_4bit = load_pairs(arguments, TEACHER, load_teacher=load, teacher_precision="in 4-bit")
-    assert loaded == [1, 1]  # the answers of a quantised teacher are not those of the whole one
+    assert loaded == [1, 1]  # the answers of a quantized teacher are not those of the whole one
     assert "in 4-bit" in in_4bit["train"]["teacher"][0]
     assert "in 4-bit" not in built["train"]["teacher"][0]

@@ -9,9 +9,9 @@ import pytest
 
 from data_builders.arguments import BuildArguments
 from data_builders.questions.duplicates import NearDuplicates
-from data_builders.questions.select import make_plan
+from data_builders.questions.select import select_questions
 from data_builders.questions.speakability import SpeakabilityFilter
-from data_builders.questions.text_normalization import spell_out
+from data_builders.questions.text_normalization import normalize_for_tts
 from tests.support.open_orca import write_rows
 
 LABELS = Path(__file__).with_name("speakability_labels.tsv")
@@ -21,8 +21,8 @@ OPEN_ORCA = {"columns": ["system=system_prompt", "gold_response=response"]}
 def make(tmp_path, rows, **changes):
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return make_plan(
-        BuildArguments(prompts=str(file), data_dir=str(tmp_path / "data"), **changes), quiet=True
+    return select_questions(
+        BuildArguments(questions=str(file), cache_dir=str(tmp_path / "data"), **changes), quiet=True
     )
 
 
@@ -73,8 +73,8 @@ def test_a_reason_says_what_is_wrong(question, reason):
     ],
 )
 def test_what_is_spoken_is_words(written, spoken):
-    """Voices read "km" as letters, and a recogniser's dictionary has no digits."""
-    assert spell_out(written) == spoken
+    """Voices read "km" as letters, and a recognizer's dictionary has no digits."""
+    assert normalize_for_tts(written) == spoken
 
 
 def test_a_near_duplicate_is_found_and_a_like_question_is_not(tmp_path):
@@ -91,8 +91,8 @@ def test_every_dropped_question_is_kept_aside_with_its_reason(tmp_path):
     """Three rows in four of a corpus, gone without a trace."""
     file = tmp_path / "orca.jsonl"
     write_rows(file, 400)
-    plan = make_plan(
-        BuildArguments(prompts=str(file), data_dir=str(tmp_path), **OPEN_ORCA), quiet=True
+    plan = select_questions(
+        BuildArguments(questions=str(file), cache_dir=str(tmp_path), **OPEN_ORCA), quiet=True
     )
     dropped = pq.read_table(plan.folder / "dropped.parquet").to_pylist()
     reasons = collections.Counter(row["reason"] for row in dropped)
@@ -106,35 +106,45 @@ def test_every_dropped_question_is_kept_aside_with_its_reason(tmp_path):
 def test_channels_are_dealt_to_exact_counts(tmp_path):
     """The paper's 22,456 and 44,753, in small; and the same row trains the same channel on every machine."""
     rows = [{"question": f"What would {i} horses say to {i + 1} cows?"} for i in range(300)]
-    changes = {"speakable": False, "max_rows": 200, "channel_mix": ["t2t=22456", "s2t=44753"]}
+    changes = {
+        "filter_unspeakable": False,
+        "max_rows": 200,
+        "channel_shares": ["t2t=22456", "s2t=44753"],
+    }
     dealt = read(make(tmp_path, rows, **changes))
     counts = collections.Counter(tuple(row["channels"]) for row in dealt)
     assert counts == {("t2t",): 67, ("s2t",): 133}
-    both = read(make(tmp_path, rows, speakable=False, channel_mix=["both=1", "t2t=1"]))
+    both = read(make(tmp_path, rows, filter_unspeakable=False, channel_shares=["both=1", "t2t=1"]))
     shares = collections.Counter(tuple(row["channels"]) for row in both)
     assert 0.4 < shares["t2t", "s2t"] / 300 < 0.6
-    again = read(make(tmp_path, rows[::-1], speakable=False, channel_mix=["both=1", "t2t=1"]))
+    again = read(
+        make(tmp_path, rows[::-1], filter_unspeakable=False, channel_shares=["both=1", "t2t=1"])
+    )
     assert {r["id"]: r["channels"] for r in again} == {r["id"]: r["channels"] for r in both}
-    other = read(make(tmp_path, rows, speakable=False, seed=1, channel_mix=["both=1", "t2t=1"]))
+    other = read(
+        make(tmp_path, rows, filter_unspeakable=False, seed=1, channel_shares=["both=1", "t2t=1"])
+    )
     assert [r["channels"] for r in other] != [r["channels"] for r in both]
 
 
 def test_a_sample_is_drawn_by_row(tmp_path):
     """The first rows of a sorted corpus are no sample of it."""
     rows = [{"question": f"What is {i} plus {i}?"} for i in range(400)]
-    half = read(make(tmp_path, rows, speakable=False, sample_share=0.5))
+    half = read(make(tmp_path, rows, filter_unspeakable=False, sample_fraction=0.5))
     assert 150 < len(half) < 250
-    more = read(make(tmp_path, rows, speakable=False, sample_share=0.6))
+    more = read(make(tmp_path, rows, filter_unspeakable=False, sample_fraction=0.6))
     assert {row["id"] for row in half} < {row["id"] for row in more}
 
 
 def test_shards_are_as_large_as_their_speech_will_be(tmp_path):
     """One shard of everything is no unit of work; one a row is a folder of a million files."""
     rows = [{"question": f"What is {i} plus {i}, do you think?"} for i in range(100)]
-    plan = make(tmp_path, rows, speakable=False, max_shard_size="500KB")
+    plan = make(tmp_path, rows, filter_unspeakable=False, max_shard_size="500KB")
     assert 5 <= len(plan.shards) <= 12
     assert [row["question"] for row in read(plan)] == [row["question"] for row in rows]
-    text = make(tmp_path, rows, speakable=False, max_shard_size="500KB", channel_mix=["t2t=1"])
+    text = make(
+        tmp_path, rows, filter_unspeakable=False, max_shard_size="500KB", channel_shares=["t2t=1"]
+    )
     assert len(text.shards) == 1  # nobody speaks
 
 
@@ -143,15 +153,15 @@ def test_shards_are_as_large_as_their_speech_will_be(tmp_path):
     [
         ({"columns": ["question=text"]}, "no column 'text'"),
         ({"columns": ["prompt=question"]}, "no mapping; write field=column"),
-        ({"channel_mix": ["speech=2"]}, "'speech=2' is no share"),
-        ({"channel_mix": ["t2t=0"]}, "all shares are zero"),
+        ({"channel_shares": ["speech=2"]}, "'speech=2' is no share"),
+        ({"channel_shares": ["t2t=0"]}, "all shares are zero"),
         ({"max_shard_size": "big"}, "size as 500MB"),
         ({"shard": "2/2"}, "shard is i/N"),
         ({"speech_engine": "server"}, "go together"),
         ({"push_to_hub": True}, "hub_dataset_id"),
         ({"noise_snr_db": [20, 5]}, "lowest and highest"),
-        ({"licenses": ["mit"]}, "write source=licence"),
-        ({"speech_engine": "server", "speech_server": "http://x"}, "needs speech_model"),
+        ({"licenses": ["mit"]}, "write source=license"),
+        ({"speech_engine": "server", "speech_base_url": "http://x"}, "needs speech_model"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_read(tmp_path, changes, message):

@@ -8,15 +8,15 @@ import torch
 from datasets import concatenate_datasets, load_from_disk
 from transformers import AutoTokenizer
 
-from data_builders.answers.fingerprint import identify_model
+from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import SoftTargetArguments
-from data_builders.clients.concurrent import OutOfReach
+from data_builders.clients.concurrent import ServerUnreachable
 from data_builders.soft_targets.cache import cache_soft_targets, make_settings, read_rows
 from data_builders.soft_targets.openai_server import ServerScorer
 from tests.conftest import TEACHER
 from tests.support.logprob_server import LogprobHttpServer
-from trainer_ext.teachers.live import ModelTeacher
-from trainer_ext.teachers.top_k_scorer import ModelScorer
+from trainer_ext.teachers.live import LiveTeacher
+from trainer_ext.teachers.top_k_scorer import TopKScorer
 
 K, TEMPERATURES = 16, [1.0, 2.0]
 
@@ -38,13 +38,13 @@ def model(teacher):
 
 
 @pytest.fixture(scope="module")
-def rows_of_vocabulary(model) -> int:
+def vocab_size(model) -> int:
     return model.config.vocab_size - 8  # as of a student with fewer
 
 
-def settings_of(tokenizer, rows_of_vocabulary, k=K, temperatures=TEMPERATURES):
+def settings_of(tokenizer, vocab_size, k=K, temperatures=TEMPERATURES):
     return make_settings(
-        identify_model(TEACHER), "model in float32", tokenizer, rows_of_vocabulary, k, temperatures
+        fingerprint_model(TEACHER), "model in float32", tokenizer, vocab_size, k, temperatures
     )
 
 
@@ -52,9 +52,9 @@ class CountingScorer:
     """The lab's teacher, which stops dead after so many calls."""
 
     def __init__(self, settings, most_calls: int = 10**9) -> None:
-        self.scorer = ModelScorer(
-            ModelTeacher.from_pretrained(TEACHER, dtype="float32"),
-            settings["vocabulary_rows"],
+        self.scorer = TopKScorer(
+            LiveTeacher.from_pretrained(TEACHER, dtype="float32"),
+            settings["vocab_size"],
             settings["k"],
             settings["temperatures"],
         )
@@ -68,11 +68,9 @@ class CountingScorer:
         return self.scorer.score(readings)
 
 
-def test_the_table_holds_what_the_teacher_thinks(
-    readings, tokenizer, model, rows_of_vocabulary, tmp_path
-):
+def test_the_table_holds_what_the_teacher_thinks(readings, tokenizer, model, vocab_size, tmp_path):
     """Every kept id, its log-probability, and the mass of the rest at each temperature, against the plain softmax."""
-    settings = settings_of(tokenizer, rows_of_vocabulary)
+    settings = settings_of(tokenizer, vocab_size)
     made = cache_soft_targets(
         readings, tmp_path / "table", settings, lambda: CountingScorer(settings), 5
     )
@@ -83,7 +81,7 @@ def test_the_table_holds_what_the_teacher_thinks(
     for reading, row in list(zip(readings, table, strict=True))[::17]:
         ids = torch.tensor([reading.prompt_ids + reading.response_ids])
         with torch.no_grad():
-            logits = model(ids).logits[0, len(reading.prompt_ids) - 1 : -1, :rows_of_vocabulary]
+            logits = model(ids).logits[0, len(reading.prompt_ids) - 1 : -1, :vocab_size]
         tokens = len(reading.response_ids)
         kept = np.array(row["ids_low"]).astype(int) + 65536 * np.array(row["ids_high"]).astype(int)
         kept = torch.from_numpy(kept).reshape(tokens, K)
@@ -101,9 +99,9 @@ def test_the_table_holds_what_the_teacher_thinks(
             assert torch.allclose(tails[:, column].exp(), rest, rtol=1e-4)
 
 
-def test_equal_questions_are_read_once(readings, tokenizer, rows_of_vocabulary, tmp_path):
+def test_equal_questions_are_read_once(readings, tokenizer, vocab_size, tmp_path):
     """Eight recordings of one question are eight rows and one thought."""
-    settings = settings_of(tokenizer, rows_of_vocabulary)
+    settings = settings_of(tokenizer, vocab_size)
     scorer = CountingScorer(settings)
     cache_soft_targets(readings, tmp_path / "table", settings, lambda: scorer, 5)
     assert scorer.rows == len({(tuple(r.prompt_ids), tuple(r.response_ids)) for r in readings})
@@ -111,10 +109,10 @@ def test_equal_questions_are_read_once(readings, tokenizer, rows_of_vocabulary, 
 
 
 def test_what_was_scored_before_a_crash_is_never_scored_again(
-    readings, tokenizer, rows_of_vocabulary, tmp_path
+    readings, tokenizer, vocab_size, tmp_path
 ):
     """A night of a 7B teacher; and the table must be the one that an undisturbed run writes."""
-    settings = settings_of(tokenizer, rows_of_vocabulary)
+    settings = settings_of(tokenizer, vocab_size)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     first, second = CountingScorer(settings, most_calls=3), CountingScorer(settings)
     cache_soft_targets(readings, whole, settings, lambda: CountingScorer(settings), 4)
@@ -131,24 +129,24 @@ def test_what_was_scored_before_a_crash_is_never_scored_again(
 
 
 def test_new_rows_join_a_table_and_other_settings_do_not_replace_it(
-    readings, tokenizer, rows_of_vocabulary, tmp_path
+    readings, tokenizer, vocab_size, tmp_path
 ):
     """A longer data set pays for its new rows alone; a mistyped k does not cost the table."""
-    settings = settings_of(tokenizer, rows_of_vocabulary)
+    settings = settings_of(tokenizer, vocab_size)
     folder = tmp_path / "table"
     cache_soft_targets(readings[:20], folder, settings, lambda: CountingScorer(settings), 4)
     scorer = CountingScorer(settings)
     cache_soft_targets(readings, folder, settings, lambda: scorer, 4)
     assert len(load_from_disk(str(folder))) == len(readings)
     assert 0 < scorer.rows < len({(*r.prompt_ids, *r.response_ids) for r in readings})
-    other = settings_of(tokenizer, rows_of_vocabulary, k=8)
+    other = settings_of(tokenizer, vocab_size, k=8)
     with pytest.raises(ValueError, match="soft targets with k 16, and this run wants 8"):
         cache_soft_targets(readings, folder, other, lambda: pytest.fail("loaded"), 4)
 
 
-def test_a_changed_question_makes_a_new_table(readings, tokenizer, rows_of_vocabulary, tmp_path):
+def test_a_changed_question_makes_a_new_table(readings, tokenizer, vocab_size, tmp_path):
     """Ids and answers stay, the system prompt changes: what the teacher thought of the old one is no longer true."""
-    settings, folder = settings_of(tokenizer, rows_of_vocabulary), tmp_path / "table"
+    settings, folder = settings_of(tokenizer, vocab_size), tmp_path / "table"
     cache_soft_targets(readings[:4], folder, settings, lambda: CountingScorer(settings), 4)
     before = load_from_disk(str(folder))[0]
     changed = [dataclasses.replace(r, prompt_ids=r.prompt_ids[1:]) for r in readings[:4]]
@@ -158,11 +156,9 @@ def test_a_changed_question_makes_a_new_table(readings, tokenizer, rows_of_vocab
     assert after["log_probs"] != before["log_probs"]
 
 
-def test_what_a_kill_left_half_written_is_cleared_away(
-    readings, tokenizer, rows_of_vocabulary, tmp_path
-):
+def test_what_a_kill_left_half_written_is_cleared_away(readings, tokenizer, vocab_size, tmp_path):
     """Gigabytes of it, and in a container the next process may have the same number."""
-    settings = settings_of(tokenizer, rows_of_vocabulary)
+    settings = settings_of(tokenizer, vocab_size)
     (tmp_path / "table.1.partial").mkdir()
     scorer = CountingScorer(settings)
     cache_soft_targets(readings[:4], tmp_path / "table", settings, lambda: scorer, 4)
@@ -183,7 +179,7 @@ def test_a_server_gives_what_the_model_in_memory_gives(readings, teacher, model)
     some = readings[:12]
     with LogprobHttpServer(model, "lab-teacher", max_logprobs=K) as server:
         answer = ServerScorer(server.url, "lab-teacher", model.config.vocab_size, K).score(some)
-    scorer = ModelScorer(teacher, model.config.vocab_size, K, [1.0])
+    scorer = TopKScorer(teacher, model.config.vocab_size, K, [1.0])
     for ours, theirs in zip(scorer.score(some), answer, strict=True):
         assert np.array_equal(ours.ids, theirs.ids)
         assert np.allclose(ours.log_probs, theirs.log_probs, atol=1e-5)
@@ -204,11 +200,11 @@ def test_a_server_that_cannot_serve_the_run_says_so(readings, model):
 def test_a_server_that_does_not_answer_is_named(monkeypatch):
     """Prevents: a traceback of the HTTP client for a server that was not started."""
     monkeypatch.setattr("data_builders.clients.openai.RETRIES", 0)
-    with pytest.raises(OutOfReach, match=r"127\.0\.0\.1:9/v1 cannot be reached"):
+    with pytest.raises(ServerUnreachable, match=r"127\.0\.0\.1:9/v1 cannot be reached"):
         ServerScorer("http://127.0.0.1:9/v1", "lab-teacher", 100, K)
 
 
 def test_a_server_serves_temperature_one_alone():
     """Its log-probabilities do not tell the mass of the rest at another temperature."""
     with pytest.raises(ValueError, match="temperature 1 and do not tell"):
-        SoftTargetArguments(teacher_server="http://localhost:8000/v1")
+        SoftTargetArguments(teacher_base_url="http://localhost:8000/v1")

@@ -93,7 +93,7 @@ def test_without_espeak_both_ways_to_get_it_are_named(tmp_path):
 
 
 def test_flac_keeps_speech_to_the_last_bit_of_16(engine):
-    """Lossy or 8-bit speech would change what is learnt without a word."""
+    """Lossy or 8-bit speech would change what is learned without a word."""
     samples = resample_speech(*engine.synthesize("What is one plus one?", "en-us"))
     again = decode_speech({"bytes": encode_speech(samples), "path": None}, "x")
     assert len(again) == len(samples)

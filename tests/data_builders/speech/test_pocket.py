@@ -40,7 +40,7 @@ def engine(tmp_path_factory):
     tokenizer.save(str(folder / "tokenizer.json"))
     config = folder / "tiny.yaml"
     config.write_text(CONFIG.format(size=len(letters), tokenizer=folder / "tokenizer.json"))
-    arguments = BuildArguments(prompts="x", speech_engine="pocket", speech_model=str(config))
+    arguments = BuildArguments(questions="x", speech_engine="pocket", speech_model=str(config))
     engine = load_engine(arguments)
     yield engine
     engine.close()

@@ -1,4 +1,4 @@
-"""What a recogniser hears, and what that is worth."""
+"""What a recognizer hears, and what that is worth."""
 
 import json
 import random
@@ -13,10 +13,10 @@ import pytest
 from data_builders.arguments import BuildArguments
 from data_builders.audio import resample_speech
 from data_builders.schema import SPEECH_RATE_HZ
-from data_builders.speech.asr.pocketsphinx import ClosedSetRecogniser
+from data_builders.speech.asr.pocketsphinx import PocketsphinxRecognizer
 from data_builders.speech.augmentation import Noise
 from data_builders.speech.tts.espeak import EspeakEngine
-from data_builders.speech.verification import Check, Checker, find_recogniser, listen
+from data_builders.speech.verification import Check, SpeechVerifier, find_recognizer, listen
 from data_builders.speech.wer import WordErrorRate, load_normalizer, measure_wer
 
 GOLDEN = Path(__file__).with_name("whisper_normalized.jsonl")
@@ -42,8 +42,8 @@ def clips():
 
 
 @pytest.fixture(scope="module")
-def recogniser():
-    return ClosedSetRecogniser()
+def recognizer():
+    return PocketsphinxRecognizer()
 
 
 def mean_wer(heard, said=QUESTIONS):
@@ -52,50 +52,50 @@ def mean_wer(heard, said=QUESTIONS):
     )
 
 
-def test_right_clips_are_heard_and_wrong_ones_are_not(clips, recogniser):
+def test_right_clips_are_heard_and_wrong_ones_are_not(clips, recognizer):
     """A check that passes everything, or nothing."""
-    heard = recogniser.hear(clips, list(QUESTIONS))
+    heard = recognizer.hear(clips, list(QUESTIONS))
     assert mean_wer(heard) < 0.15
     swapped = [measure_wer(words, QUESTIONS[i - 1]) for i, words in enumerate(heard)]
     assert min(swapped) > 0.5
 
 
-def test_noise_is_heard_as_noise(clips, recogniser):
+def test_noise_is_heard_as_noise(clips, recognizer):
     """Word error rate that does not rise with noise measures something else."""
     rates = []
     for snr in (20.0, 0.0, -10.0):
         noise = Noise(["noise"], [snr, snr])
         noisy = [noise.apply(clip, str(i)) for i, clip in enumerate(clips)]
-        rates.append(mean_wer(recogniser.hear(noisy, list(QUESTIONS))))
+        rates.append(mean_wer(recognizer.hear(noisy, list(QUESTIONS))))
     assert rates[0] < 0.3 < rates[2]
     assert rates == sorted(rates)
 
 
-def test_what_is_heard_depends_on_the_clip_alone(clips, recogniser):
+def test_what_is_heard_depends_on_the_clip_alone(clips, recognizer):
     """The decoder adapts to what it heard before: a resumed build would not be the same build."""
-    forwards = recogniser.hear(clips, list(QUESTIONS))
-    backwards = ClosedSetRecogniser().hear(clips[::-1], list(QUESTIONS))[::-1]
-    assert forwards == backwards == recogniser.hear(clips, list(QUESTIONS))
+    forwards = recognizer.hear(clips, list(QUESTIONS))
+    backwards = PocketsphinxRecognizer().hear(clips[::-1], list(QUESTIONS))[::-1]
+    assert forwards == backwards == recognizer.hear(clips, list(QUESTIONS))
 
 
-def test_a_question_alone_can_be_heard_wrong(clips, recogniser):
+def test_a_question_alone_can_be_heard_wrong(clips, recognizer):
     """A language model of one sentence hears that sentence in anything."""
-    assert measure_wer(recogniser.hear([clips[0]], [QUESTIONS[0]])[0], QUESTIONS[0]) < 0.5
-    assert measure_wer(recogniser.hear([clips[1]], [QUESTIONS[0]])[0], QUESTIONS[0]) > 0.5
+    assert measure_wer(recognizer.hear([clips[0]], [QUESTIONS[0]])[0], QUESTIONS[0]) < 0.5
+    assert measure_wer(recognizer.hear([clips[1]], [QUESTIONS[0]])[0], QUESTIONS[0]) > 0.5
 
 
-def test_a_word_without_pronunciation_does_not_stop_the_set(clips, recogniser):
+def test_a_word_without_pronunciation_does_not_stop_the_set(clips, recognizer):
     """One name in fifty questions, and the decoder refuses them all."""
-    heard = recogniser.hear([clips[0]], [*QUESTIONS, "Who is Xqzrt Blorptyk?"])
+    heard = recognizer.hear([clips[0]], [*QUESTIONS, "Who is Xqzrt Blorptyk?"])
     assert measure_wer(heard[0], QUESTIONS[0]) < 0.5
 
 
 def check(clip, text, **changes):
-    arguments = BuildArguments(prompts="x", **changes)
-    checker = Checker(arguments)
+    arguments = BuildArguments(questions="x", **changes)
+    checker = SpeechVerifier(arguments)
     (found,) = checker.check([clip], [text], [text], [text])
     assert Check.unpack(found.pack()) == found
-    return found.find_fault(arguments)
+    return found.rejection_reason(arguments)
 
 
 def tone(seconds, level=0.3):
@@ -131,7 +131,7 @@ def test_the_normaliser_is_whispers():
     lines = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     assert len(lines) == 50
     for line in lines:
-        assert load_normalizer()(line["text"]) == line["normalised"]
+        assert load_normalizer()(line["text"]) == line["normalized"]
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_the_metric_is_one_of_evaluates_and_works_offline():
 
 def test_an_unknown_recogniser_names_the_known(tmp_path):
     """A typing error, after the speech."""
-    with pytest.raises(ValueError, match="closed_set, whisper, and none"):
-        find_recogniser(BuildArguments(prompts="x", recogniser="wisper"))
+    with pytest.raises(ValueError, match="pocketsphinx, whisper, and none"):
+        find_recognizer(BuildArguments(questions="x", recognizer="wisper"))
 
 
 def save_tiny_whisper(folder: Path, multilingual: bool = True) -> str:
@@ -215,12 +215,12 @@ def save_tiny_whisper(folder: Path, multilingual: bool = True) -> str:
 def test_whisper_is_one_line_of_the_config(clips, tmp_path, multilingual):
     """Prevents: a checkpoint that fails on its first clip; whisper-*.en refuses the option `language`."""
     model = save_tiny_whisper(tmp_path / "whisper", multilingual)
-    arguments = BuildArguments(prompts="x", recogniser="whisper", recogniser_model=model)
-    checker = Checker(arguments)
-    assert find_recogniser(arguments).set_size is None
-    first = checker.recogniser.hear(clips[:3], [])
+    arguments = BuildArguments(questions="x", recognizer="whisper", recognizer_model=model)
+    checker = SpeechVerifier(arguments)
+    assert find_recognizer(arguments).set_size is None
+    first = checker.recognizer.hear(clips[:3], [])
     assert len(first) == 3
-    assert first == checker.recogniser.hear(clips[:3], [])
+    assert first == checker.recognizer.hear(clips[:3], [])
 
 
 def test_similarity_compares_what_was_heard_with_the_question(clips, tmp_path):
@@ -247,7 +247,9 @@ def test_similarity_compares_what_was_heard_with_the_question(clips, tmp_path):
     BertModel(config).save_pretrained(folder)
     transformer = models.Transformer(str(folder))
     SentenceTransformer(modules=[transformer, models.Pooling(16)]).save(str(tmp_path / "sbert"))
-    checker = Checker(BuildArguments(prompts="x", similarity_model=str(tmp_path / "sbert")))
+    checker = SpeechVerifier(
+        BuildArguments(questions="x", similarity_model=str(tmp_path / "sbert"))
+    )
     same, other = checker._measure_similarity([QUESTIONS[0], "zzz"], [QUESTIONS[0], QUESTIONS[1]])
     assert same == pytest.approx(1, abs=1e-3)
     assert other < same
@@ -256,8 +258,8 @@ def test_similarity_compares_what_was_heard_with_the_question(clips, tmp_path):
 def test_recognition_needs_no_network():
     """A node of a cluster, behind a wall."""
     script = "import socket; socket.socket.connect = None\n"
-    script += "from data_builders.speech.asr.pocketsphinx import ClosedSetRecogniser\n"
-    script += "import numpy as np; print(ClosedSetRecogniser().hear([np.zeros(16000, 'float32')], ['hello there']))"
+    script += "from data_builders.speech.asr.pocketsphinx import PocketsphinxRecognizer\n"
+    script += "import numpy as np; print(PocketsphinxRecognizer().hear([np.zeros(16000, 'float32')], ['hello there']))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "['']", done.stderr
 
@@ -271,8 +273,8 @@ def test_a_swapped_clip_is_found_among_its_neighbours():
     clips = [resample_speech(*engine.synthesize(question, "en-us")) for question in chosen]
     engine.close()
     clips[3], clips[17] = clips[17], clips[3]
-    arguments = BuildArguments(prompts="x")
-    checks = Checker(arguments).check(clips, chosen, chosen, chosen)
-    found = [i for i, check in enumerate(checks) if check.find_fault(arguments) is not None]
+    arguments = BuildArguments(questions="x")
+    checks = SpeechVerifier(arguments).check(clips, chosen, chosen, chosen)
+    found = [i for i, check in enumerate(checks) if check.rejection_reason(arguments) is not None]
     assert {3, 17} <= set(found)
     assert len(found) <= 6

@@ -7,7 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer_ext.checkpoints.complete import find_damage, find_last_whole, write_manifest
+from trainer_ext.checkpoints.complete import (
+    find_corruption,
+    find_last_complete_checkpoint,
+    write_manifest,
+)
 
 
 def make_checkpoint(folder: Path, step: int) -> Path:
@@ -43,10 +47,10 @@ def flip_a_bit(checkpoint: Path) -> None:
 def test_a_damaged_checkpoint_is_ignored_and_the_one_before_it_found(tmp_path, damage, words):
     """The base Trainer resumes from it: a missing optimizer.pt is silently replaced by a fresh one."""
     older, newer = make_checkpoint(tmp_path, 9), make_checkpoint(tmp_path, 10)
-    assert find_last_whole(tmp_path) == (newer, [])
+    assert find_last_complete_checkpoint(tmp_path) == (newer, [])
     damage(newer)
-    assert words in find_damage(newer)
-    found, skipped = find_last_whole(tmp_path)
+    assert words in find_corruption(newer)
+    found, skipped = find_last_complete_checkpoint(tmp_path)
     assert found == older
     assert len(skipped) == 1
     assert "checkpoint-10" in skipped[0]
@@ -91,7 +95,7 @@ def test_old_checkpoints_go_only_after_the_new_one_is_whole(make_trainer, tmp_pa
 
     def look(*, output_dir, **arguments):
         folders = sorted(Path(output_dir).glob("checkpoint-*"))
-        seen.append([find_damage(folder) for folder in folders])
+        seen.append([find_corruption(folder) for folder in folders])
         return rotate(output_dir=output_dir, **arguments)
 
     rotate = module.rotate_checkpoints

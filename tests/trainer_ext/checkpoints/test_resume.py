@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[3]
 STEPS = 30
 
 
-def start(output_dir: Path, data_dir: Path) -> subprocess.Popen:
+def start(output_dir: Path, cache_dir: Path) -> subprocess.Popen:
     """The recipe with a save at every step: whenever it dies, a save is near."""
     return subprocess.Popen(
         [
             sys.executable,
             "recipes/s2t_t2t.py",
             *("--config", "recipes/configs/tiny_t2t_only.yaml", "--channels", "t2t", "s2t"),
-            *("--output_dir", str(output_dir), "--data_dir", str(data_dir)),
+            *("--output_dir", str(output_dir), "--cache_dir", str(cache_dir)),
             *("--max_steps", str(STEPS), "--save_steps", "1", "--save_total_limit", "2"),
             *("--resume_from_checkpoint", "true"),
         ],
@@ -43,11 +43,11 @@ def saved_steps(output_dir: Path) -> int:
 @pytest.mark.slow
 def test_ten_kills_end_with_the_weights_of_an_uninterrupted_run(tmp_path):
     """The base Trainer came back from 5 of 12 such kills."""
-    data_dir = tmp_path / "data"
-    assert start(tmp_path / "straight", data_dir).wait(timeout=600) == 0
+    cache_dir = tmp_path / "data"
+    assert start(tmp_path / "straight", cache_dir).wait(timeout=600) == 0
     chance, killed = random.Random(0), 0
     while killed < 10:
-        run = start(tmp_path / "killed", data_dir)
+        run = start(tmp_path / "killed", cache_dir)
         reached = saved_steps(tmp_path / "killed")
         # Not before it has gone on by a step or two, so that all ten kills fall between first and last step.
         while saved_steps(tmp_path / "killed") < min(reached + 2, STEPS - 1) and run.poll() is None:
@@ -59,7 +59,7 @@ def test_ten_kills_end_with_the_weights_of_an_uninterrupted_run(tmp_path):
         run.wait()
         killed += 1
     assert killed == 10
-    assert start(tmp_path / "killed", data_dir).wait(timeout=600) == 0
+    assert start(tmp_path / "killed", cache_dir).wait(timeout=600) == 0
     straight = load_file(tmp_path / "straight" / "adapter_model.safetensors")
     resumed = load_file(tmp_path / "killed" / "adapter_model.safetensors")
     assert straight.keys() == resumed.keys()

@@ -47,7 +47,7 @@ def test_long_prompts_share_smaller_batches(student, family, pairs, monkeypatch)
         sizes.append(len(inputs["input_ids"]))
         return generate_greedily(model, family, inputs, max_new_tokens)
 
-    monkeypatch.setattr("trainer_ext.evaluation.answers.MOST_LOGITS", 200 * family.vocabulary_rows)
+    monkeypatch.setattr("trainer_ext.evaluation.answers.MAX_LOGITS", 200 * family.vocab_size)
     monkeypatch.setattr("trainer_ext.evaluation.answers.generate_greedily", generate)
     assert answer_rows(student, family, rows, "s2t", 8) == at_once
     assert sum(sizes) == 9

@@ -14,7 +14,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from data_builders.arguments import DataArguments, SoftTargetArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.loading.student import (
-    check_whole,
+    check_not_quantized,
     count_linear_classes,
     load_peft_config,
     load_student,
@@ -99,7 +99,7 @@ def qlora_arguments(lab_student):
 
 
 def test_qlora_quantises_the_language_model_and_nothing_else(qlora_arguments, family):
-    """transformers quantised the audio tower under `llm_int8_skip_modules=["audio_tower"]`."""
+    """transformers quantized the audio tower under `llm_int8_skip_modules=["audio_tower"]`."""
     census = count_linear_classes(load_student(qlora_arguments, family))
     assert set(census["model.language_model"]) == {"Linear4bit"}
     assert set(census["model.audio_tower"]) == {"Linear"}
@@ -111,7 +111,7 @@ def test_a_quantised_tower_is_noticed(qlora_arguments, family):
     """The check that guards it has to see the case that it is for."""
     model = load_student(qlora_arguments, family)
     with pytest.raises(RuntimeError, match=r"model.language_model came out as Linear4bit"):
-        check_whole(model, ["model.language_model"])
+        check_not_quantized(model, ["model.language_model"])
 
 
 def test_qlora_trains_on_the_cpu_and_saves_its_adapter(
@@ -202,14 +202,14 @@ def test_small_optimizers_train_the_whole_model(make_trainer, pairs, optim):
     assert (torch.uint8 in kinds) == ("8bit" in optim)
 
 
-QUANTISED = [
+QUANTIZED = [
     file
     for file in sorted((Path(__file__).parents[3] / "recipes" / "configs").glob("*.yaml"))
     if yaml.safe_load(file.read_text()).get("load_in_4bit")
 ]
 
 
-@pytest.mark.parametrize("file", QUANTISED, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", QUANTIZED, ids=lambda file: file.stem)
 def test_every_quantised_recipe_quantises_what_it_means_to(file, tiny_omni, family, monkeypatch):
     """A class census of each: 4-bit where meant, whole where meant, adapters where meant."""
     monkeypatch.chdir(file.parents[2])

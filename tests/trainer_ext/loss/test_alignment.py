@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer_ext.loss.alignment import (
-    IGNORED,
+    IGNORE_INDEX,
     gather_response_labels,
     gather_response_states,
     pair_with_teacher,
@@ -17,7 +17,7 @@ def pad(rows: list[list[int]], left: bool) -> torch.Tensor:
     width = max(map(len, rows))
     return torch.tensor(
         [
-            [IGNORED] * (width - len(r)) + r if left else r + [IGNORED] * (width - len(r))
+            [IGNORE_INDEX] * (width - len(r)) + r if left else r + [IGNORE_INDEX] * (width - len(r))
             for r in rows
         ]
     )
@@ -35,11 +35,11 @@ def test_every_response_token_meets_itself_in_the_teacher(data):
     asked = data.draw(st.lists(st.integers(0, questions - 1), min_size=1, max_size=8))
     prompt_length = st.integers(1, 7)
     labels = pad(
-        [[IGNORED] * data.draw(prompt_length) + responses[q] for q in asked],
+        [[IGNORE_INDEX] * data.draw(prompt_length) + responses[q] for q in asked],
         data.draw(st.booleans()),
     )
     teacher_labels = pad(
-        [[IGNORED] * data.draw(prompt_length) + response for response in responses],
+        [[IGNORE_INDEX] * data.draw(prompt_length) + response for response in responses],
         data.draw(st.booleans()),
     )
     lengths = torch.tensor([len(response) for response in responses])
@@ -55,11 +55,11 @@ def test_every_response_token_meets_itself_in_the_teacher(data):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=4), st.booleans())
 def test_prompt_length_and_padding_do_not_change_what_is_gathered(prompt_lengths, left):
-    """States of padding or of a neighbour's prompt in the loss depend on who shares the batch."""
+    """States of padding or of a neighbor's prompt in the loss depend on who shares the batch."""
     states = torch.arange(3.0)[:, None].repeat(1, 2)  # what predicts each of three response tokens
     width = max(prompt_lengths) + 3
     hidden = torch.full((len(prompt_lengths), width, 2), -1.0)
-    labels = torch.full((len(prompt_lengths), width), IGNORED)
+    labels = torch.full((len(prompt_lengths), width), IGNORE_INDEX)
     for row, length in enumerate(prompt_lengths):
         start = width - length - 3 if left else 0
         labels[row, start + length : start + length + 3] = torch.tensor([7, 8, 9])

@@ -9,8 +9,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from trainer_ext.loss.chunk_torch import PlainElementwise
-from trainer_ext.loss.chunk_triton import FusedElementwise
+from trainer_ext.loss.chunk_torch import TorchChunkLoss
+from trainer_ext.loss.chunk_triton import TritonChunkLoss
 from trainer_ext.loss.divergences import DIVERGENCES
 from trainer_ext.loss.teacher_targets import LiveChunk, Objective, StoredChunk
 
@@ -19,7 +19,7 @@ import inspect, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from trainer_ext import kernels
+from trainer_ext.loss import chunk_triton as kernels
 
 kernel, divergence, capability = getattr(kernels, sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 numbers = {"stride": "i32", "columns": "i32", "shared": "i32", "scale": "fp32", "teacher_stride": "i32", "beta": "fp32",
@@ -67,8 +67,8 @@ def test_a_kernel_does_what_plain_torch_does(divergence, tokens, rows, shared, k
     """A second block of columns, ids beyond the shared ones, a teacher's row for two tokens, a tail and none."""
     objective = Objective(kl_weight=0.7, temperature=1.7, divergence=divergence, beta=0.3)
     logits, labels, target = make_chunk(tokens, rows, shared, k)
-    expected = PlainElementwise(logits, objective)(plain := logits.clone(), labels, target)
-    seen = FusedElementwise(objective)(fused := logits.clone(), labels, target)
+    expected = TorchChunkLoss(logits, objective)(plain := logits.clone(), labels, target)
+    seen = TritonChunkLoss(objective)(fused := logits.clone(), labels, target)
     for ours, theirs in zip((fused, *seen), (plain, *expected), strict=True):
         assert torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)
 
@@ -77,15 +77,15 @@ def test_a_kernel_without_a_teacher_is_cross_entropy():
     """The weight of nothing must be nothing, also where the softmax at the temperature overflows."""
     logits, labels, _ = make_chunk(4, 300, 300, None)
     logits[1] *= 1e4
-    expected = PlainElementwise(logits, Objective())(plain := logits.clone(), labels, None)
-    seen = FusedElementwise(Objective())(fused := logits.clone(), labels, None)
+    expected = TorchChunkLoss(logits, Objective())(plain := logits.clone(), labels, None)
+    seen = TritonChunkLoss(Objective())(fused := logits.clone(), labels, None)
     for ours, theirs in zip((fused, *seen), (plain, *expected), strict=True):
         assert torch.isfinite(ours).all()
         assert torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("capability", [80, 89, 90])
-@pytest.mark.parametrize("kernel", ["_normalise", "_differentiate"])
+@pytest.mark.parametrize("kernel", ["_normalize_rows", "_differentiate"])
 def test_a_kernel_compiles_for_a_card(kernel, capability):
     """What the interpreter forgives, a compiler does not: types that change in a loop, for one."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

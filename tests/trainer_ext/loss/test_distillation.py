@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer_ext.loss.alignment import IGNORED, gather_response_labels, gather_response_states
+from trainer_ext.loss.alignment import IGNORE_INDEX, gather_response_labels, gather_response_states
 from trainer_ext.loss.distillation import distillation_loss
 from trainer_ext.loss.divergences import DIVERGENCES
-from trainer_ext.loss.teacher_targets import LiveSignal, Objective, StoredSignal
+from trainer_ext.loss.teacher_targets import LiveTargets, Objective, StoredTargets
 
 
 def naive_divergence(log_p, log_q, objective):
@@ -48,13 +48,13 @@ def naive_loss(states, head, labels, teacher_logits, objective, kept=None):
     return cross_entropy(logits, labels, reduction="sum") + weight * divergence
 
 
-def store(teacher_logits, k, temperature, rows, vocabulary_rows) -> StoredSignal:
+def store(teacher_logits, k, temperature, rows, vocab_size) -> StoredTargets:
     """What a cache keeps of logits (M, V_t), in their own precision."""
-    logits = teacher_logits[:, :vocabulary_rows]
+    logits = teacher_logits[:, :vocab_size]
     log_probs, ids = logits.log_softmax(-1).topk(k)
     log_p = (logits / temperature).log_softmax(-1)
     log_tail = log_p.scatter(1, ids, -torch.inf).logsumexp(-1)
-    return StoredSignal(rows, ids, log_probs, log_tail, vocabulary_rows)
+    return StoredTargets(rows, ids, log_probs, log_tail, vocab_size)
 
 
 def make_inputs(tokens=37, hidden=24, rows=101, teacher_hidden=40, teacher_rows=101, seed=0):
@@ -73,7 +73,7 @@ def make_inputs(tokens=37, hidden=24, rows=101, teacher_hidden=40, teacher_rows=
 
 
 def live(states, head):
-    return LiveSignal(torch.arange(len(states)), states, head)
+    return LiveTargets(torch.arange(len(states)), states, head)
 
 
 def assert_equals_naive(inputs, objective, k, chunk_tokens, dtype, tolerance, train_head=True):
@@ -89,7 +89,7 @@ def assert_equals_naive(inputs, objective, k, chunk_tokens, dtype, tolerance, tr
     if k is not None:
         stored = store(teacher_logits, min(k, shared), objective.temperature, signal.rows, shared)
         kept = stored.ids
-        signal = StoredSignal(
+        signal = StoredTargets(
             stored.rows, kept, stored.log_probs.float(), stored.log_tail.float(), shared
         )
     expected = naive_loss(exact_states, exact_head, labels, teacher_logits, objective, kept)
@@ -110,7 +110,7 @@ def assert_equals_naive(inputs, objective, k, chunk_tokens, dtype, tolerance, tr
 @pytest.mark.parametrize("k", [None, 1, 7, 90, 1000])
 @pytest.mark.parametrize("teacher_rows", [90, 101, 120])
 def test_equals_a_naive_float64_computation_in_value_and_gradient(divergence, k, teacher_rows):
-    """A factor tau lost in the hand-written backward, unlike vocabularies misaligned, a tail renormalised away."""
+    """A factor tau lost in the hand-written backward, unlike vocabularies misaligned, a tail renormalized away."""
     objective = Objective(kl_weight=0.7, temperature=1.7, divergence=divergence, beta=0.3)
     inputs = make_inputs(teacher_rows=teacher_rows)
     assert_equals_naive(inputs, objective, k, 16, torch.float32, 1e-5)
@@ -147,7 +147,7 @@ def test_only_supervised_tokens_count_whatever_the_mask(mask):
     """An ignored label taken for a class would index from the end of the vocabulary."""
     torch.manual_seed(0)
     keep = torch.tensor(mask)
-    labels = torch.randint(11, keep.shape).masked_fill(~keep, IGNORED)
+    labels = torch.randint(11, keep.shape).masked_fill(~keep, IGNORE_INDEX)
     hidden = torch.randn(*keep.shape, 8, dtype=torch.float64, requires_grad=True)
     head = torch.randn(11, 8, dtype=torch.float64)
     states = gather_response_states(hidden, labels)
@@ -158,7 +158,7 @@ def test_only_supervised_tokens_count_whatever_the_mask(mask):
         (hidden[:, :-1] @ head.T).flatten(0, 1),
         labels[:, 1:].flatten(),
         reduction="sum",
-        ignore_index=IGNORED,
+        ignore_index=IGNORE_INDEX,
     )
     assert parts.total.item() == pytest.approx(expected.item(), abs=1e-9)
     touched = hidden.grad.abs().sum(-1)[:, :-1] > 0
@@ -196,7 +196,7 @@ def test_channels_that_share_the_teachers_tokens_equal_two_calls(k):
     twice = torch.cat([labels, labels])
     rows = torch.cat([torch.arange(tokens), torch.arange(tokens)])
     if k is None:
-        shared = LiveSignal(rows, teacher_states, teacher_head)
+        shared = LiveTargets(rows, teacher_states, teacher_head)
         doubled = live(torch.cat([teacher_states, teacher_states]), teacher_head)
     else:
         logits = teacher_states @ teacher_head.T
@@ -309,7 +309,7 @@ def test_the_last_prompt_token_counts_and_the_last_response_token_does_not():
     torch.manual_seed(0)
     hidden = torch.randn(1, 6, 8, requires_grad=True)
     labels = torch.tensor(
-        [[IGNORED, IGNORED, IGNORED, 4, 2, 1]]
+        [[IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, 4, 2, 1]]
     )  # three prompt tokens, three of the response
     parts = distillation_loss(
         gather_response_states(hidden, labels), torch.randn(5, 8), gather_response_labels(labels)

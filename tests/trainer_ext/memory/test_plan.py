@@ -6,7 +6,7 @@ import torch
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.memory.plan import Lengths, plan_run
-from trainer_ext.memory.tracker import LiveBytes
+from trainer_ext.memory.tracker import LiveTensorBytes
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 LORA = {"use_peft": True, "lora_r": 16}
@@ -48,7 +48,7 @@ def test_the_plan_is_within_a_tenth_of_what_lives(
         peft_config=load_peft_config(arguments, family),
     )
     batch = trainer.data_collator([pairs["train"][i] for i in range(8)])
-    lengths = Lengths.of_batch(batch)
+    lengths = Lengths.from_batch(batch)
     plan = plan_run(
         arguments,
         config,
@@ -63,7 +63,7 @@ def test_the_plan_is_within_a_tenth_of_what_lives(
     if kind == "model":
         there += list(teacher.model.parameters())
     static = sum(bytes_kept(tensor) for tensor in there)
-    live = LiveBytes(there)
+    live = LiveTensorBytes(there)
     with live:
         trainer.train()
     print(student, kind, training, plan.parts, plan.details, static, live.peak)
@@ -71,7 +71,7 @@ def test_the_plan_is_within_a_tenth_of_what_lives(
 
 
 def bytes_kept(tensor: torch.Tensor) -> int:
-    """Of a weight, with the scales of a quantised one."""
+    """Of a weight, with the scales of a quantized one."""
     state = getattr(tensor, "quant_state", None)
     scales = 0
     if state is not None:

@@ -5,7 +5,7 @@ import torch
 
 from trainer_ext.collator import PairCollator
 from trainer_ext.loss.alignment import gather_response_states
-from trainer_ext.students.distill_forward import StatesRequest, add_distill_forward
+from trainer_ext.students.distill_forward import HiddenStatesRequest, install_distill_forward
 
 
 def split_batch(batch):
@@ -24,8 +24,8 @@ def test_packed_rows_are_as_padded_ones(family, lab_student, pairs, padding_side
     inputs, labels = split_batch(collator([pairs["train"][i] for i in range(6)]))
     padded = student.base_model(**inputs, use_cache=False).last_hidden_state
     expected = gather_response_states(padded, labels)
-    add_distill_forward(student, family.pack)
-    packed = student(**inputs, distill=StatesRequest(labels)).states
+    install_distill_forward(student, family.pack)
+    packed = student(**inputs, distill=HiddenStatesRequest(labels)).states
     assert (packed - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
@@ -35,9 +35,9 @@ def test_no_padding_goes_through_the_language_model(student, family, pairs):
     student.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape), with_kwargs=True
     )
-    add_distill_forward(student, family.pack)
+    install_distill_forward(student, family.pack)
     inputs, labels = split_batch(PairCollator(family, None)([pairs["train"][i] for i in range(6)]))
-    student(**inputs, distill=StatesRequest(labels))
+    student(**inputs, distill=HiddenStatesRequest(labels))
     tokens = int(inputs["attention_mask"].sum())
     assert tokens < 0.8 * inputs["attention_mask"].numel()
     assert [shape[:2] for shape in seen] == [(1, tokens)]

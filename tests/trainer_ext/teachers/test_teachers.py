@@ -16,9 +16,9 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from tests.conftest import TEACHER, make_soft_targets
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.loading.student import count_linear_classes
-from trainer_ext.loading.zero3 import reading_whole, shares_weights
+from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
 from trainer_ext.row_validation import check_rows
-from trainer_ext.teachers.live import ModelTeacher
+from trainer_ext.teachers.live import LiveTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
 
 
@@ -49,10 +49,10 @@ def test_a_stored_teacher_that_kept_everything_equals_the_live_one(
     """What is left is the rounding of log-probabilities to two bytes."""
     live = make_trainer()
     expected, expected_gradient = loss_and_gradient(live, batch_of(live))
-    rows = family.vocabulary_rows
+    rows = family.vocab_size
     make_soft_targets(tmp_path / "all", pairs, teacher, rows, k=rows)
     table = SoftTargets.from_pretrained(
-        str(tmp_path / "all"), family=family, temperature=2.0, k=family.vocabulary_rows
+        str(tmp_path / "all"), family=family, temperature=2.0, k=family.vocab_size
     )
     stored = make_trainer(teacher_kind="stored")
     stored.data_collator.teacher, stored.teacher = table, StoredTeacher(table)
@@ -75,7 +75,7 @@ def test_a_stored_teacher_of_64_ids_is_close_and_needs_no_teacher(make_trainer):
 def test_where_the_teacher_lives_does_not_change_what_it_thinks(make_trainer, teacher, device_map):
     """A layer that comes back from the host's memory half, or in another precision."""
     batch = batch_of(make_trainer())
-    elsewhere = ModelTeacher.from_pretrained(TEACHER, dtype="float32", device_map=device_map)
+    elsewhere = LiveTeacher.from_pretrained(TEACHER, dtype="float32", device_map=device_map)
     elsewhere.attach(torch.nn.Module(), torch.device("cpu"), 2.0)
     assert torch.equal(states_of(elsewhere, batch), states_of(teacher, batch))
     assert torch.equal(elsewhere.head, teacher.head)
@@ -84,8 +84,8 @@ def test_where_the_teacher_lives_does_not_change_what_it_thinks(make_trainer, te
 
 
 def test_a_teacher_in_4_bit_thinks_nearly_the_same_with_its_head_whole(make_trainer, teacher):
-    """Quantised where it is not meant to be, a teacher's probabilities are noise."""
-    small = ModelTeacher.from_pretrained(TEACHER, dtype="float32", load_in_4bit=True)
+    """Quantized where it is not meant to be, a teacher's probabilities are noise."""
+    small = LiveTeacher.from_pretrained(TEACHER, dtype="float32", load_in_4bit=True)
     census = count_linear_classes(small.model)
     assert set(census.pop("lm_head", {"Linear": 1})) == {"Linear"}
     assert {kind for kinds in census.values() for kind in kinds} == {"Linear4bit"}
@@ -113,7 +113,7 @@ def test_a_teacher_that_reworks_its_logits_is_refused(teacher):
     capped = Gemma2ForCausalLM(config)
     capped.get_output_embeddings().weight.data.normal_()  # logits of up to 20 or so
     with pytest.raises(ValueError, match="changes its logits after the head"):
-        ModelTeacher(capped, teacher.reader)
+        LiveTeacher(capped, teacher.reader)
 
 
 @pytest.mark.parametrize("more", [128, -16])
@@ -127,7 +127,7 @@ def test_a_teacher_of_other_vocabulary_rows_works_over_the_shared_ones(make_trai
     trainer = make_trainer()
     batch = batch_of(trainer)
     same, gradient = loss_and_gradient(trainer, batch)
-    trainer.teacher = ModelTeacher(other, teacher.reader)
+    trainer.teacher = LiveTeacher(other, teacher.reader)
     loss, other_gradient = loss_and_gradient(trainer, batch)
     assert loss == pytest.approx(same, rel=1e-3 if more > 0 else 1e-2)
     assert (gradient - other_gradient).norm() < 0.05 * gradient.norm()
@@ -197,7 +197,7 @@ def spoil(folder, tmp_path, change) -> str:
         ({"k": 32}, None, "another soft_targets_k: the run has 32, the soft targets 64"),
         ({"teacher": "Qwen/Qwen2.5-7B-Instruct@main"}, None, "another teacher"),
         ({}, {"tokenizer": "0123456789abcdef"}, "another student's tokenizer"),
-        ({}, {"vocabulary_rows": 10**6}, "1000000 vocabulary rows, but the student has"),
+        ({}, {"vocab_size": 10**6}, "1000000 vocabulary rows, but the student has"),
     ],
 )
 def test_soft_targets_of_another_run_are_refused(
@@ -289,31 +289,31 @@ def test_under_zero3_a_teacher_in_memory_is_refused(monkeypatch):
     """It would be sharded with the student, and its head read as an empty tensor."""
     monkeypatch.setattr("trainer_ext.teachers.live.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(
-        ValueError, match=r"under ZeRO-3 the teacher would be shared.*reading_whole"
+        ValueError, match=r"under ZeRO-3 the teacher would be shared.*without_zero3_init"
     ):
-        ModelTeacher.from_pretrained(TEACHER)
+        LiveTeacher.from_pretrained(TEACHER)
 
 
 def test_an_empty_teacher_under_fsdp_is_refused(monkeypatch):
     """With `fsdp_cpu_ram_efficient_loading` every process but the first gets weights that nothing fills."""
     monkeypatch.setattr("trainer_ext.teachers.live.is_fsdp_enabled", lambda: True)
     with pytest.raises(ValueError, match="fsdp_cpu_ram_efficient_loading is on"):
-        ModelTeacher.from_pretrained(TEACHER)
+        LiveTeacher.from_pretrained(TEACHER)
 
 
 def test_models_are_read_whole_under_zero3(make_config):
     """transformers cannot build Qwen2.5-Omni in parts, and a teacher in parts cannot be read."""
     config = make_config()
     assert config.deepspeed_plugin is None
-    with reading_whole(config):  # nothing to do
+    with without_zero3_init(config):  # nothing to do
         pass
     config.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
     set_hf_deepspeed_config(config.hf_deepspeed_config)
     try:
         assert is_deepspeed_zero3_enabled()
-        with reading_whole(config):
+        with without_zero3_init(config):
             assert not is_deepspeed_zero3_enabled()
-            assert len(ModelTeacher.from_pretrained(TEACHER).head) == 936
+            assert len(LiveTeacher.from_pretrained(TEACHER).head) == 936
         assert is_deepspeed_zero3_enabled()
     finally:
         unset_hf_deepspeed_config()
@@ -322,12 +322,12 @@ def test_models_are_read_whole_under_zero3(make_config):
 def test_who_holds_a_part_of_the_weights(make_config, monkeypatch):
     """Read straight onto every card, a model that is shared because it does not fit would not fit."""
     config = make_config()
-    assert not shares_weights(config)
+    assert not shards_parameters(config)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert shares_weights(config)
+    assert shards_parameters(config)
     for stage in (2, 3):
         config.deepspeed_plugin = SimpleNamespace(zero_stage=stage)
-        assert shares_weights(config) == (stage == 3)
+        assert shards_parameters(config) == (stage == 3)
 
 
 def test_ids_beyond_two_bytes_come_back(soft_targets, family):
