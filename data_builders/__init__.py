@@ -1,1 +1,1 @@
-"""From questions to a dataset of pairs: prompts -> targets -> speech -> dataset. Knows nothing of training."""
+"""From questions to a data set of pairs: questions -> answers -> speech -> verification. Independent of training."""

@@ -1,4 +1,4 @@
-"""FLAC clips: samples to bytes and back, resampling."""
+"""Clips: samples to FLAC bytes and back, in any format, rate and number of channels that soundfile reads."""
 
 import io
 from typing import Any
@@ -11,19 +11,17 @@ from data_builders.schema import SPEECH_RATE_HZ
 
 
 def encode_speech(samples: np.ndarray) -> bytes:
-    """FLAC bytes of mono samples (n,) in [-1, 1] at 16 kHz; louder samples are clipped."""
+    """Return mono samples (n,) at 16 kHz as FLAC bytes (PCM16); samples beyond [-1, 1] are clipped."""
     buffer = io.BytesIO()
-    soundfile.write(
-        buffer, np.clip(samples, -1, 1), SPEECH_RATE_HZ, format="FLAC", subtype="PCM_16"
-    )
+    soundfile.write(buffer, np.clip(samples, -1, 1), SPEECH_RATE_HZ, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
 def decode_speech(cell: dict[str, Any] | None, row_id: str) -> np.ndarray:
-    """Samples (n,) float32 at 16 kHz of one undecoded `speech` cell, whatever rate and channels it was kept in.
+    """Return the samples (n,) float32 at 16 kHz of one undecoded `speech` cell.
 
     Raises:
-        ValueError: no speech, or unreadable or empty audio; the message names the row.
+        ValueError: the cell is empty, or its audio unreadable or empty; the message names the row.
     """
     name = f"row {row_id}"
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
@@ -32,7 +30,7 @@ def decode_speech(cell: dict[str, Any] | None, row_id: str) -> np.ndarray:
 
 
 def read_speech(file: str | io.BytesIO, name: str) -> np.ndarray:
-    """Samples (n,) float32 at 16 kHz of a file in any format, rate and number of channels that soundfile reads.
+    """Return the samples (n,) float32 at 16 kHz of a sound file.
 
     Raises:
         ValueError: unreadable or empty audio; the message starts with `name`.
@@ -47,11 +45,9 @@ def read_speech(file: str | io.BytesIO, name: str) -> np.ndarray:
 
 
 def resample_speech(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Mono float32 samples (n,) at 16 kHz from (n,) or (n, channels) at any rate; channels are averaged."""
+    """Convert (n,) or (n, channels) at any rate to mono float32 samples at 16 kHz; channels are averaged."""
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
     if rate_hz == SPEECH_RATE_HZ:
         return samples.astype(np.float32, copy=False)
-    return np.asarray(
-        soxr.resample(samples.astype(np.float32), rate_hz, SPEECH_RATE_HZ), dtype=np.float32
-    )
+    return np.asarray(soxr.resample(samples.astype(np.float32), rate_hz, SPEECH_RATE_HZ), dtype=np.float32)

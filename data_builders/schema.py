@@ -2,48 +2,48 @@
 
 | column           | type                  | meaning                                                            |
 |------------------|-----------------------|--------------------------------------------------------------------|
-| id               | string                | stable hash of source, question and take                           |
-| source           | string                | where the question came from; reports are broken down by it        |
+| id               | string                | stable hash of source, question and recording number               |
+| source           | string                | origin of the question; reports are broken down by it              |
 | system           | string, may be empty  | system prompt, read as text in both channels                       |
 | question         | string                | the question as text                                               |
-| spoken           | string or null        | the question as it was read out: numbers and signs as words        |
-| gold_response    | string or null        | the answer the source came with                                    |
+| spoken_text      | string or null        | the question as it is read out: numbers and signs as words         |
+| gold_response    | string or null        | the answer that the source came with                               |
 | reference        | string or null        | the last words of every right answer, for exact scoring            |
 | teacher_response | string or null        | the teacher's own answer                                           |
-| teacher          | string or null        | model @ revision and generation settings behind `teacher_response` |
+| teacher          | string or null        | model @ revision and generation settings of `teacher_response`     |
 | speech           | Audio, 16 kHz mono    | the question spoken; null where there is none                      |
-| voice            | string or null        | who spoke, in the engine's own words                               |
-| speech_engine    | string or null        | which engine spoke                                                 |
+| voice            | string or null        | the voice, in the engine's own notation                            |
+| speech_engine    | string or null        | the TTS engine and its model                                       |
 | speech_seconds   | float32 or null       | length of `speech`                                                 |
-| heard            | string or null        | what an independent recognizer heard in `speech`                   |
-| wer              | float32 or null       | word error rate of `heard` against `spoken`, 0 is perfect          |
-| similarity       | float32 or null       | cosine of the sentence embeddings of `heard` and `question`        |
-| noisy_speech     | Audio or null         | `speech` as it might sound in real life                            |
-| noise            | string or null        | what was done to it                                                |
+| transcript       | string or null        | `speech` as an independent recognizer transcribed it               |
+| wer              | float32 or null       | word error rate of `transcript` against `spoken_text`              |
+| similarity       | float32 or null       | cosine of the sentence embeddings of `transcript` and `question`   |
+| noisy_speech     | Audio or null         | `speech` after `augmentation`                                      |
+| augmentation     | string or null        | the effects that made `noisy_speech`                               |
 | noisy_wer        | float32 or null       | as `wer`, of `noisy_speech`                                        |
-| channels         | list of string        | which channels the row trains: "t2t" (text), "s2t" (speech)        |
+| channels         | list of string        | channels that the row trains: "t2t" (text), "s2t" (speech)         |
 
-Soft targets are a second table with the same ids: what a teacher thought of every response token (T of them), at most
-5 bytes a kept id and 4 a token and temperature.
+Soft targets are a second table with the same ids: the teacher's distribution at every response token (T of them), in at
+most 5 bytes per kept id and 4 per token and temperature.
 
 | column           | type                  | meaning                                                            |
 |------------------|-----------------------|--------------------------------------------------------------------|
-| id               | string                | the row's                                                          |
-| question         | string                | hash of system prompt and question                                 |
-| prompt           | string                | hash of the token ids that the teacher read before the response    |
-| response         | string                | hash of the response's token ids                                   |
+| id               | string                | id of the row                                                      |
+| question_hash    | string                | hash of system prompt and question                                 |
+| prompt_hash      | string                | hash of the teacher's prompt token ids                             |
+| response_hash    | string                | hash of the response's token ids                                   |
 | teacher          | string                | model @ revision                                                   |
-| scoring_backend  | string                | how: in memory, and in which precision, or by a server             |
-| tokenizer        | string                | hash of the vocabulary that the ids are from                       |
+| scoring_backend  | string                | "model in <precision>" or "server"                                 |
+| tokenizer_hash   | string                | hash of the vocabulary that the ids are from                       |
 | vocab_size       | int32                 | ids the softmax is over (a server's is over all of its own)        |
-| k                | int32                 | kept ids a token                                                   |
-| temperatures     | list of float32       | for which the mass of the rest is known                            |
+| k                | int32                 | kept ids per token                                                 |
+| temperatures     | list of float32       | temperatures with a known mass of the rest                         |
 | ids_low, ids_high| lists of uint16, uint8| T x k ids, likeliest first: id = low + 65536 * high                |
 | log_probs        | list of float16       | T x k, at temperature 1                                            |
 | log_tails        | list of float32       | T x temperatures, log of the mass of all other ids                 |
 
-Speech is kept as FLAC bytes (PCM16) inside the `Audio` column and read undecoded, with soundfile: torchcodec is
-needed neither to write nor to read it, and a truncated or damaged clip is an error instead of a shorter clip.
+Speech is stored as FLAC bytes (PCM16) inside the `Audio` column and read undecoded, with soundfile. Neither writing nor
+reading needs torchcodec, and a truncated or damaged clip is an error instead of a shorter clip.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ from datasets import Audio, Features, List, Value
 
 SPEECH_RATE_HZ = 16_000
 CHANNELS = ("t2t", "s2t")
-# hard_targets -> column of the responses that the cross-entropy is computed on.
+# hard_targets -> the column of the responses that the cross-entropy is computed on.
 RESPONSE_COLUMN = {"teacher": "teacher_response", "gold": "gold_response"}
 
 FEATURES = Features(
@@ -63,7 +63,7 @@ FEATURES = Features(
         "source": Value("string"),
         "system": Value("string"),
         "question": Value("string"),
-        "spoken": Value("string"),
+        "spoken_text": Value("string"),
         "gold_response": Value("string"),
         "reference": Value("string"),
         "teacher_response": Value("string"),
@@ -72,11 +72,11 @@ FEATURES = Features(
         "voice": Value("string"),
         "speech_engine": Value("string"),
         "speech_seconds": Value("float32"),
-        "heard": Value("string"),
+        "transcript": Value("string"),
         "wer": Value("float32"),
         "similarity": Value("float32"),
         "noisy_speech": Audio(sampling_rate=SPEECH_RATE_HZ, decode=False),
-        "noise": Value("string"),
+        "augmentation": Value("string"),
         "noisy_wer": Value("float32"),
         "channels": List(Value("string")),
     }
@@ -85,12 +85,12 @@ FEATURES = Features(
 SOFT_TARGET_FEATURES = Features(
     {
         "id": Value("string"),
-        "question": Value("string"),
-        "prompt": Value("string"),
-        "response": Value("string"),
+        "question_hash": Value("string"),
+        "prompt_hash": Value("string"),
+        "response_hash": Value("string"),
         "teacher": Value("string"),
         "scoring_backend": Value("string"),
-        "tokenizer": Value("string"),
+        "tokenizer_hash": Value("string"),
         "vocab_size": Value("int32"),
         "k": Value("int32"),
         "temperatures": List(Value("float32")),
@@ -102,23 +102,21 @@ SOFT_TARGET_FEATURES = Features(
 )
 
 
-def make_row_id(source: str, question: str, take: int = 0) -> str:
-    """A stable id: equal questions of one source differ only by `take`, the number of the recording."""
-    return hashlib.sha256(f"{source}\0{question}\0{take}".encode()).hexdigest()[:16]
-
-
 class SoftTarget(NamedTuple):
-    """What is kept of a teacher at T response tokens."""
+    """The soft targets of one row, at T response tokens."""
 
     ids: np.ndarray  # (T, k), likeliest first
     log_probs: np.ndarray  # (T, k), at temperature 1
     log_tails: np.ndarray  # (T, temperatures), log of the mass of all other ids
 
 
+def make_row_id(source: str, question: str, recording: int = 0) -> str:
+    """Return a stable id; recordings of one question differ in their number alone."""
+    return hashlib.sha256(f"{source}\0{question}\0{recording}".encode()).hexdigest()[:16]
+
+
 def check_channels(channels: list[str], where: str) -> None:
-    """Refuse a channel nobody knows."""
+    """Raise ValueError for a channel outside CHANNELS; the message starts with `where`."""
     for channel in channels:
         if channel not in CHANNELS:
-            raise ValueError(
-                f"{where}: unknown channel {channel!r}; a channel is one of {', '.join(CHANNELS)}"
-            )
+            raise ValueError(f"{where}: unknown channel {channel!r}; a channel is one of {', '.join(CHANNELS)}")

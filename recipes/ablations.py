@@ -1,4 +1,6 @@
-"""The paper's questions asked of the tiny lab: every variant under several seeds, one table.
+"""Run the paper's ablations on the tiny lab: every variant with several seeds, one table.
+
+    configs or a study -> recipes/s2t_t2t.py per variant and seed -> report.json -> mean and standard deviation
 
     python recipes/ablations.py                          # five configs, three seeds: about an hour on two cores
     python recipes/ablations.py --configs tiny tiny_stored tiny_self          # the kinds of teacher
@@ -29,7 +31,7 @@ COSTS = {"peak_memory_gib": "memory, GiB", "seconds_per_step": "seconds a step"}
 
 @dataclass
 class Variant:
-    """One line of the table: a config, and in a study other arguments for its data and its training."""
+    """One line of the table: a config, and in a study further arguments of data and training."""
 
     name: str
     config: str
@@ -39,12 +41,8 @@ class Variant:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--configs", nargs="+", default=CONFIGS, metavar="NAME", help="names in recipes/configs"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", default=CONFIGS, metavar="NAME", help="names in recipes/configs")
     parser.add_argument("--study", type=Path, help="a file of recipes/studies instead of configs")
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablations"))
@@ -63,7 +61,7 @@ def main() -> None:
 
 
 def read_study(file: Path) -> list[Variant]:
-    """The variants of a study: what all have in common, and what each does otherwise."""
+    """Read the variants of a study: common arguments, and those of each variant."""
     study = yaml.safe_load(file.read_text(encoding="utf-8"))
     return [
         Variant(
@@ -78,7 +76,7 @@ def read_study(file: Path) -> list[Variant]:
 
 
 def build_data(variant: Variant, root: Path) -> None:
-    """The variant's data set, if it has one of its own; what another variant has made is not made again."""
+    """Build the variant's data set, if it has one; cached work of other variants is reused."""
     if variant.data_config is not None:
         config = RECIPES / "configs" / "data" / f"{variant.data_config}.yaml"
         folder = root / "data" / variant.name
@@ -86,7 +84,7 @@ def build_data(variant: Variant, root: Path) -> None:
 
 
 def run_once(variant: Variant, seed: int, root: Path) -> None:
-    """One run of the recipe, its output in log.txt of its folder; stops here if it fails."""
+    """Run the recipe once, with its output in log.txt of its folder; exits if it fails."""
     folder = root / f"{variant.name}-{seed}"
     if (folder / "report.json").exists():
         return
@@ -96,13 +94,13 @@ def run_once(variant: Variant, seed: int, root: Path) -> None:
         training.update(questions="", dataset_name=str(root / "data" / variant.name))
     scripts = ["s2t_t2t.py"]
     if yaml.safe_load(config.read_text(encoding="utf-8")).get("teacher_kind") == "stored":
-        scripts.insert(0, "cache_teacher.py")  # does nothing when it is there
+        scripts.insert(0, "cache_teacher.py")  # does nothing if the table exists
     for script in scripts:
         call(script, config, folder, training, folder / "log.txt")
 
 
 def call(script: str, config: Path, folder: Path, arguments: dict[str, Any], log: Path) -> None:
-    """Run a recipe in a process of its own."""
+    """Run a recipe in its own process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(RECIPES / script), "--config", str(config)]
     command += ["--output_dir", str(folder)]
@@ -112,11 +110,11 @@ def call(script: str, config: Path, folder: Path, arguments: dict[str, Any], log
     with log.open("a", encoding="utf-8") as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
     if done.returncode != 0:
-        raise SystemExit(f"{script} failed; its last words are in {log}")
+        raise SystemExit(f"{script} failed; the error is in {log}")
 
 
 def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
-    """Markdown: mean and spread (standard deviation) over the seeds of every variant's scores, and costs."""
+    """Return a Markdown table: mean and standard deviation over seeds of every variant's scores, and costs."""
     data_figures = read_data_figures(variants, root)
     columns = (*FIGURES, *COSTS.values(), *next(iter(data_figures.values())))
     lines = [
@@ -124,16 +122,11 @@ def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
         "|---|" + "---|" * len(columns),
     ]
     for variant in variants:
-        reports = [
-            json.loads((root / f"{variant.name}-{seed}" / "report.json").read_text())
-            for seed in seeds
-        ]
+        reports = [json.loads((root / f"{variant.name}-{seed}" / "report.json").read_text()) for seed in seeds]
         if variant is variants[0]:
             before = reports[0]["before"]["all"]
             cells = [f"{before[key]:.1f}" for key in FIGURES]
-            lines.append(
-                f"| untouched student | {' | '.join(cells)} |{' |' * (len(columns) - len(FIGURES))}"
-            )
+            lines.append(f"| untouched student | {' | '.join(cells)} |{' |' * (len(columns) - len(FIGURES))}")
         cells = [describe([report["after"]["all"][key] for report in reports]) for key in FIGURES]
         cells += [f"{statistics.mean(report[key] for report in reports):.3g}" for key in COSTS]
         cells += data_figures[variant.name].values()
@@ -142,7 +135,7 @@ def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
 
 
 def read_data_figures(variants: list[Variant], root: Path) -> dict[str, dict[str, str]]:
-    """Training rows of every variant's data set, and how well its speech was understood."""
+    """Return the training rows of every variant's data set, and the word error rate of its speech."""
     figures: dict[str, dict[str, str]] = {}
     for variant in variants:
         figures[variant.name] = {}

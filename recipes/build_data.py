@@ -1,35 +1,41 @@
-"""From questions to checked speech: a data set that a run can train on, built once, by as many machines as there are.
+"""Build a data set that a run can train on, from questions to verified speech, once, on any number of machines.
 
-    questions -> filter -> teacher's answers -> speech -> recognizer -> parquet, card -> Hub
+    questions -> filter -> teacher's answers -> speech -> verification -> parquet, card -> Hub
 
-With no arguments it makes one of the tiny lab's questions, on a bare CPU, in a minute or two:
-
-    python recipes/build_data.py
+    python recipes/build_data.py                                                   # the tiny lab: 45 s on two cores
     python recipes/build_data.py --config recipes/configs/data/open_orca.yaml
 
-A killed build goes on where it was; a second run does nothing; new voices redo speech and checks alone. Several
-machines that share `cache_dir`: `--shard 0/4` to `--shard 3/4`, then once without; or `--executor slurm`.
+A killed build resumes; a second run does nothing; new voices redo speech and verification alone. Several machines that
+share `cache_dir`: `--shard 0/4` to `--shard 3/4`, then once without; or `--executor slurm`.
 """
 
 from pathlib import Path
 
-from data_builders.answers.fingerprint import fingerprint_teacher
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import (
+    AnswerArguments,
+    BuildSettings,
+    PipelineArguments,
+    QuestionArguments,
+    SpeechArguments,
+    VerificationArguments,
+)
 from data_builders.clients.concurrent import ServerUnreachable
 from data_builders.pipeline.assemble import read_manifest
 from data_builders.pipeline.build import build_dataset
 from trainer_ext.parser import RecipeParser
 
 TINY_LAB = Path(__file__).parent / "configs" / "data" / "tiny.yaml"
+SETTINGS = (QuestionArguments, AnswerArguments, SpeechArguments, VerificationArguments, PipelineArguments)
 
 
 def main() -> None:
-    (arguments,) = RecipeParser((BuildArguments,), TINY_LAB).parse_args_and_config()
+    parser = RecipeParser(SETTINGS, TINY_LAB)
+    settings = BuildSettings(*parser.parse_args_and_config())
     try:
-        folder = build_dataset(arguments, fingerprint_teacher(arguments))
+        folder = build_dataset(settings)
     except (ValueError, ServerUnreachable) as error:
         raise SystemExit(f"build_data.py: error: {error}") from error
-    if folder is None:  # other machines, or a queue, are still at it
+    if folder is None:  # other machines, or a queue, are still working
         return
     manifest = read_manifest(folder)
     assert manifest is not None

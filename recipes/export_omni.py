@@ -1,4 +1,4 @@
-"""Take a trained student elsewhere: merged, as a full Omni that still speaks, or as an adapter under other names.
+"""Export a trained student: merged, as a full Omni that still speaks, or as an adapter with other names.
 
     adapter or full fine-tune + base weights -> weight by weight -> a folder that others load
 
@@ -9,51 +9,42 @@
     --target omni_adapter   the adapter for the full model: PeftModel.from_pretrained(full_model, ...)
     --target vllm_adapter   the adapter for `vllm serve <base> --enable-lora`
 
-Memory: a weight at a time, whatever the model's size. What was trained over a 4-bit base is merged into the whole one.
+Memory: one weight at a time, whatever the model's size. An adapter of a 4-bit base is merged into the unquantized one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from transformers.hf_argparser import HfArg
 
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
 from trainer_ext.export.merge import is_adapter, load_trained, read_base_name
 from trainer_ext.export.targets import (
-    Changes,
+    WeightPatch,
     choose_vllm_rank,
     download_snapshot,
     export_adapter,
-    export_omni,
-    export_thinker,
+    export_full_model,
+    export_student,
 )
 from trainer_ext.hub.model_card import write_export_card
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.qwen2_5_omni_names import to_full_model_name, to_vllm_name
 from trainer_ext.students.registry import load_student_family
-
-RENAMES = {"omni_adapter": to_full_model_name, "vllm_adapter": to_vllm_name}
-TARGETS = ("thinker", "omni", *RENAMES)
 
 
 @dataclass
 class ExportArguments:
-    """What to export, and as what."""
+    """The trained weights, and the form of the export."""
 
-    trained: str = field(metadata={"help": "Adapter or full fine-tune: a folder or a Hub id."})
-    target: str = field(metadata={"help": f"One of {', '.join(TARGETS)}.", "choices": TARGETS})
-    output_dir: str = field(metadata={"help": "The folder to make."})
-    trained_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of `trained`."}
+    trained: str = HfArg(help="Adapter or full fine-tune: a folder or a Hub id.")
+    target: str = HfArg(help="Form of the export; Qwen2.5-Omni has thinker, omni, omni_adapter and vllm_adapter.")
+    output_dir: str = HfArg(help="The folder to make.")
+    trained_revision: str | None = HfArg(default=None, help="Branch, tag or commit of `trained`.")
+    base: str | None = HfArg(
+        default=None, help="The model it was trained from: a folder or a Hub id. Unset: the adapter's base model."
     )
-    base: str | None = field(
-        default=None,
-        metadata={
-            "help": "The model it was trained from: a folder or a Hub id. Unset: what the adapter names."
-        },
-    )
-    base_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the base."}
-    )
+    base_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the base.")
 
 
 def main() -> None:
@@ -67,35 +58,33 @@ def main() -> None:
 
 
 def export(arguments: ExportArguments) -> None:
-    """One target; what cannot be exported is refused before anything is written."""
+    """Export to one target; what cannot be exported is refused before anything is written."""
     trained, output = arguments.trained, Path(arguments.output_dir)
     named, named_revision = read_base_name(trained, arguments.trained_revision)
     base, revision = arguments.base or named, arguments.base_revision or named_revision
     if base is None:
-        raise ValueError(
-            f"{trained} is no adapter and names no base: name the model it was trained from by --base"
-        )
-    rename = RENAMES.get(arguments.target)  # of an adapter
-    if rename is not None and not is_adapter(trained, arguments.trained_revision):
-        raise ValueError(f"{trained} is no adapter: export it by --target thinker or omni")
-    rank = None
-    if arguments.target == "vllm_adapter":
-        rank = choose_vllm_rank(trained, arguments.trained_revision)
+        raise ValueError(f"{trained} is no adapter and names no base: name the model it was trained from by --base")
     family = load_student_family(base, revision)
-    # Looks at an adapter's keys, whatever becomes of it.
-    changes = Changes(load_trained(trained, family, arguments.trained_revision), trained)
+    if arguments.target not in family.export_targets:
+        raise ValueError(f"target is one of {', '.join(family.export_targets)}, got {arguments.target!r}")
+    target = family.export_targets[arguments.target]
+    if target.kind == "adapter" and not is_adapter(trained, arguments.trained_revision):
+        raise ValueError(f"{trained} is no adapter: export it by --target thinker or omni")
+    rank = choose_vllm_rank(trained, arguments.trained_revision) if target.served_by_vllm else None
+    # Validates an adapter's keys for every target.
+    weights = load_trained(trained, family, arguments.trained_revision)
+    patch = WeightPatch(weights, family.to_memory_name, trained)
 
     def add_card(folder: Path) -> None:
-        write_export_card(folder, arguments.target, output.name, trained, base, rank)
+        write_export_card(folder, output.name, target, trained, base, rank)
 
-    if rename is not None:
-        export_adapter(trained, base, rename, output, add_card, arguments.trained_revision)
-    elif arguments.target == "omni":
-        export_omni(changes, download_snapshot(base, revision), output, add_card)
+    if target.kind == "adapter":
+        export_adapter(trained, base, target, output, add_card, arguments.trained_revision)
+    elif target.kind == "full_model":
+        export_full_model(patch, download_snapshot(base, revision), output, add_card)
     else:
-        export_thinker(
-            changes, SafetensorsFiles.from_pretrained(base, revision), family, output, add_card
-        )
+        files = SafetensorsFiles.from_pretrained(base, revision)
+        export_student(patch, target, files, family, output, add_card)
     print(f"{arguments.target} of {trained} in {output}")
 
 

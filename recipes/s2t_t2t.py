@@ -1,18 +1,16 @@
-"""Teach a speech LLM what its text teacher knows, in writing (t2t) and by voice (s2t), and measure what it brought.
+"""Distill a text LLM into a speech LLM through text (t2t) and speech (s2t), and measure the scores before and after.
 
     parse -> pairs -> student + teacher -> score -> train -> score -> save -> report -> push
 
-With no arguments it heals the tiny lab on a bare CPU, in minutes:
-
-    accelerate launch recipes/s2t_t2t.py
+    accelerate launch recipes/s2t_t2t.py                   # the tiny lab on a CPU: 3 minutes on two cores
     accelerate launch recipes/s2t_t2t.py --config recipes/configs/tiny_qlora.yaml --output_dir outputs/mine
 
 Every argument of TRL's SFTConfig and ModelConfig works, in the YAML file or on the command line, which wins.
 """
 
-import functools
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +27,8 @@ from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.evaluation.plots import plot_run
 from trainer_ext.evaluation.report import show_table, write_report
 from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
-from trainer_ext.hub.model_card import write_card
 from trainer_ext.loading.student import load_peft_config, load_student
-from trainer_ext.loading.teacher import load_answering_teacher, load_teacher, name_precision
+from trainer_ext.loading.teacher import load_teacher
 from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
 from trainer_ext.memory.callback import MemoryCallback
 from trainer_ext.memory.from_trainer import plan_training
@@ -45,9 +42,7 @@ TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
 
 def main() -> None:
     started = time.monotonic()
-    parser = RecipeParser(
-        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig), TINY_LAB
-    )
+    parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig), TINY_LAB)
     model, data, soft, training = parser.parse_args_and_config()
     keep_libraries_quiet()
 
@@ -55,17 +50,9 @@ def main() -> None:
     if state.device.type == "cpu" and state.num_processes == 1:
         use_all_cores()
     with state.main_process_first(), without_zero3_init(training):
-        pairs = load_pairs(
-            data,
-            model.teacher_model_name_or_path,
-            model.teacher_model_revision,
-            functools.partial(load_answering_teacher, model),
-            name_precision(model),
-        )
+        pairs = load_pairs(data, model.teacher)
     if training.eval_strategy != "no" and "test" not in pairs:
-        raise ValueError(
-            f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'"
-        )
+        raise ValueError(f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'")
     test = select_scorable(pairs.get("test"))
 
     trainer = load_trainer(model, soft, training, pairs)
@@ -77,13 +64,21 @@ def main() -> None:
 
     trainer.save_model()
     trainer.save_state()
+    report = None
+    folder = Path(training.output_dir)
     if state.is_main_process:
-        folder = Path(training.output_dir)
         (folder / "resolved.yaml").write_text(yaml.safe_dump(parser.resolved), encoding="utf-8")
-        report = None
         if before and after:
             report = show_run(folder, trainer, memory, before, after, time.monotonic() - started)
-        write_card(folder, model, training, data.dataset_name or str(data.questions), report)
+    trainer.run_facts = replace(
+        trainer.run_facts,
+        base_model=model.model_name_or_path,
+        teacher_model=model.teacher_model_name_or_path,
+        dataset_name=data.dataset_name or data.questions,
+        report=report,
+    )
+    trainer.create_model_card()
+    if state.is_main_process:
         print(f"saved to {folder}")
     if training.push_to_hub:
         trainer.push_to_hub()
@@ -95,17 +90,17 @@ def load_trainer(
     training: CrossModalDistillConfig,
     pairs: datasets.DatasetDict,
 ) -> CrossModalDistillTrainer:
-    """Teacher, student and trainer; the teacher comes first, since what is stored may not fit the run."""
+    """Load teacher, student and trainer; the teacher first, because stored soft targets may not fit the run."""
     assert model.model_name_or_path is not None
     family = load_student_family(model.model_name_or_path, model.model_revision)
-    identity = None
-    if training.teacher_kind == "stored" and model.teacher_model_name_or_path is not None:
-        identity = fingerprint_model(model.teacher_model_name_or_path, model.teacher_model_revision)
+    fingerprint = None
+    if training.teacher_kind == "stored" and model.teacher is not None:
+        fingerprint = fingerprint_model(model.teacher.name_or_path, model.teacher.revision)
     with without_zero3_init(training):
         teacher = load_teacher(
-            model, training, family, soft.soft_targets_path, soft.soft_targets_k, identity
+            training, family, model.teacher, soft.soft_targets_path, soft.soft_targets_k, fingerprint
         )
-        student = load_student(model, family, shared=shards_parameters(training))
+        student = load_student(model, family, sharded=shards_parameters(training))
     return CrossModalDistillTrainer(
         model=student,
         args=training,
@@ -118,7 +113,7 @@ def load_trainer(
 
 
 def show_progress(trainer: CrossModalDistillTrainer, memory: MemoryCallback) -> None:
-    """The plan of memory first, then a bar with a line a log instead of a dictionary of thirty figures."""
+    """Replace the default progress output: the memory plan, then one line per log instead of a dictionary."""
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(memory)
@@ -129,19 +124,16 @@ def show_progress(trainer: CrossModalDistillTrainer, memory: MemoryCallback) -> 
 def score(
     trainer: CrossModalDistillTrainer, test: datasets.Dataset | None, data: DataArguments
 ) -> dict[str, Scores] | None:
-    """Scores on the held-out questions; None, with a word, where there is nothing to score by."""
+    """Score the student on the held-out questions; None, with a message, where that is impossible."""
     if test is None:
-        print(
-            "no scores: the data set has no `test` rows with speech, `reference` and `teacher_response`"
-        )
+        print("no scores: the data set has no `test` rows with speech, `reference` and `teacher_response`")
         return None
     if shards_parameters(trainer.args):
-        print(
-            "no scores: every process has a part of the model, and their answers are of unlike length; "
-            "ask the saved model afterwards"
-        )
+        print("no scores: the model is sharded over processes, which cannot generate together; score the saved model")
         return None
-    return score_student(trainer.model, trainer.family, test, data.answer_max_new_tokens)
+    return score_student(
+        trainer.model, trainer.family, test, data.answer_max_new_tokens, evaluator=trainer.args.evaluator
+    )
 
 
 def show_run(
@@ -152,7 +144,7 @@ def show_run(
     after: dict[str, Scores],
     seconds: float,
 ) -> dict[str, Any]:
-    """Table, report.json and plots.png; returns the report."""
+    """Print the table and write plots.png and report.json; returns the report."""
     show_table(before, after)
     plot_run(folder / "plots.png", trainer.state.log_history, before, after)
     facts = {
@@ -169,21 +161,19 @@ def show_run(
 
 
 def read_seconds_per_step(trainer: CrossModalDistillTrainer) -> float:
-    """Of this process's training, saves and logs included."""
-    runtimes = [
-        entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry
-    ]
+    """Return the seconds per step of this process's training, saves and logs included."""
+    runtimes = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
     return runtimes[-1] / max(trainer.state.global_step, 1) if runtimes else 0.0
 
 
 def read_resume(value: str | None) -> str | bool | None:
-    """`--resume_from_checkpoint true` means the newest whole checkpoint; anything else is a folder."""
+    """Convert `--resume_from_checkpoint`: true means the newest complete checkpoint, anything else is a folder."""
     words = {"true": True, "false": None}
     return value if value is None else words.get(value.lower(), value)
 
 
 def use_all_cores() -> None:
-    """Undo `accelerate launch`'s one thread a process, which a lone process on a CPU pays for by a third."""
+    """Undo `accelerate launch`'s one thread per process, which slows a single process on a CPU by a third."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # set by the launcher, as was OMP_NUM_THREADS
         torch.set_num_threads(os.cpu_count() or 1)
 

@@ -1,37 +1,30 @@
-"""What tests share: the tiny lab's models and a small data set of real espeak-ng speech, made once a session."""
+"""Fixtures: the tiny lab's models, and a small data set of real espeak-ng speech, built once per session."""
 
 import copy
-import json
 import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["TRITON_INTERPRET"] = (
-    "1"  # GPU kernels run on the CPU; read when triton is first imported
-)
+os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run on the CPU; read when triton is first imported
 
 import datasets
 import pytest
 import torch
-from transformers import AutoTokenizer
 
-from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments
+from data_builders.causal_lm import TeacherSettings
 from data_builders.pairs import load_pairs
-from data_builders.soft_targets.cache import cache_soft_targets, make_settings, read_rows
+from tests.support.lab import STUDENT, TEACHER, write_every
+from tests.support.servers import serve_speech, serve_teacher
+from tests.support.soft_targets import make_soft_targets
 from tests.support.tiny_omni import save_tiny_omni
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.teachers.live import LiveTeacher
 from trainer_ext.teachers.self_teacher import SelfTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
-from trainer_ext.teachers.top_k_scorer import TopKScorer
 from trainer_ext.trainer import CrossModalDistillTrainer
-
-ROOT = Path(__file__).parents[1]
-LAB = ROOT / "recipes" / "tiny_lab"
-STUDENT, TEACHER = str(LAB / "student"), str(LAB / "teacher")
 
 datasets.disable_progress_bars()
 
@@ -43,12 +36,8 @@ def lab_student() -> str:
 
 @pytest.fixture(scope="session")
 def questions_file(tmp_path_factory) -> Path:
-    """Every fourteenth question of the lab: all families, train and test."""
-    lines = (LAB / "questions.jsonl").read_text().splitlines()[::14]
-    file = tmp_path_factory.mktemp("prompts") / "questions.jsonl"
-    file.write_text("".join(f"{line}\n" for line in lines))
-    assert {json.loads(line)["split"] for line in lines} == {"train", "test"}
-    return file
+    """Every fourteenth question of the lab."""
+    return write_every(14, tmp_path_factory.mktemp("questions") / "questions.jsonl")
 
 
 @pytest.fixture(scope="session")
@@ -63,8 +52,13 @@ def data_arguments(questions_file, tmp_path_factory) -> DataArguments:
 
 
 @pytest.fixture(scope="session")
-def pairs(data_arguments) -> datasets.DatasetDict:
-    return load_pairs(data_arguments, TEACHER)
+def teacher_settings() -> TeacherSettings:
+    return TeacherSettings(TEACHER)
+
+
+@pytest.fixture(scope="session")
+def pairs(data_arguments, teacher_settings) -> datasets.DatasetDict:
+    return load_pairs(data_arguments, teacher_settings)
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +72,20 @@ def pristine_student(family):
 
 
 @pytest.fixture(scope="session")
+def teacher_server():
+    """The lab's teacher behind `transformers serve`."""
+    with serve_teacher(TEACHER) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def speech_server():
+    """The speech service with espeak-ng behind it."""
+    with serve_speech() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def tiny_omni(tmp_path_factory) -> Path:
     """A full Qwen2.5-Omni in the published layout."""
     return save_tiny_omni(tmp_path_factory.mktemp("omni") / "tiny-omni")
@@ -85,7 +93,7 @@ def tiny_omni(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def student(pristine_student):
-    """A student of one's own."""
+    """A copy of the student for one test."""
     return copy.deepcopy(pristine_student)
 
 
@@ -96,29 +104,15 @@ def teacher() -> LiveTeacher:
 
 @pytest.fixture(scope="session")
 def soft_targets(pairs, teacher, family, tmp_path_factory) -> Path:
-    """What the lab's teacher thinks of the small data set, 64 ids a token."""
+    """Soft targets of the small data set, 64 ids per token."""
     folder = tmp_path_factory.mktemp("soft") / "table"
     make_soft_targets(folder, pairs, teacher, family.vocab_size)
     return folder
 
 
-def make_soft_targets(folder, pairs, teacher, vocab_size, k=64) -> dict:
-    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
-    identity = fingerprint_model(TEACHER)
-    settings = make_settings(identity, "model in float32", tokenizer, vocab_size, k, [1.0, 2.0])
-    rows = datasets.concatenate_datasets(list(pairs.values()))
-    return cache_soft_targets(
-        read_rows(rows, "teacher_response", tokenizer),
-        folder,
-        settings,
-        lambda: TopKScorer(teacher, vocab_size, k, settings["temperatures"]),
-        batch_size=16,
-    )
-
-
 @pytest.fixture
 def make_teacher(teacher, family, soft_targets):
-    """A teacher of any kind for the lab's student."""
+    """Make a teacher of any kind for the lab's student."""
 
     def make(kind: str, temperature: float = 2.0, k: int = 64):
         if kind == "model":
@@ -126,10 +120,8 @@ def make_teacher(teacher, family, soft_targets):
         if kind == "self":
             return SelfTeacher(family)
         if kind == "stored":
-            table = SoftTargets.from_pretrained(
-                str(soft_targets), family=family, temperature=temperature, k=k
-            )
-            return StoredTeacher(table)
+            source = str(soft_targets)
+            return StoredTeacher(SoftTargets.from_pretrained(source, student=family, temperature=temperature, k=k))
         return None
 
     return make
@@ -137,7 +129,7 @@ def make_teacher(teacher, family, soft_targets):
 
 @pytest.fixture
 def make_config(tmp_path):
-    """A quiet configuration for a few steps on the CPU; keyword arguments override it."""
+    """Make a quiet configuration of a few steps on the CPU; keyword arguments override it."""
 
     def make(**arguments) -> CrossModalDistillConfig:
         defaults = dict(
@@ -162,15 +154,10 @@ def make_config(tmp_path):
 
 @pytest.fixture
 def make_trainer(student, family, make_teacher, pairs, make_config):
-    """A trainer of the lab's student on the small data set; arguments go to the configuration."""
+    """Make a trainer of the lab's student on the small data set; other arguments go to the configuration."""
 
     def make(
-        train_dataset=None,
-        eval_dataset=None,
-        peft_config=None,
-        model=None,
-        teacher=None,
-        **arguments,
+        train_dataset=None, eval_dataset=None, peft_config=None, model=None, teacher=None, family=family, **arguments
     ):
         config = make_config(**arguments)
         return CrossModalDistillTrainer(

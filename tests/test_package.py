@@ -1,4 +1,4 @@
-"""The built wheel works in an environment of its own, outside the repository."""
+"""Tests of the built wheel in a fresh environment, outside the repository."""
 
 import shutil
 import subprocess
@@ -16,28 +16,34 @@ from pathlib import Path
 import numpy as np
 
 import trainer_ext
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import (
+    AnswerArguments, BuildSettings, PipelineArguments, QuestionArguments, SpeechArguments, VerificationArguments
+)
 from data_builders.pipeline.dataset_card import write_dataset_card
-from trainer_ext.arguments import (CrossModalDistillConfig, ModelArguments)
-from trainer_ext.hub.model_card import (write_card, write_export_card)
+from trainer_ext.arguments import CrossModalDistillConfig
+from trainer_ext.hub.model_card import RunFacts, write_export_card, write_model_card
+from trainer_ext.students.qwen2_5_omni import Qwen2_5OmniStudent as family
 
 folder, repository = Path(sys.argv[1]), sys.argv[2]
 assert not trainer_ext.__file__.startswith(repository), trainer_ext.__file__
 for name in ("data", "model", "export"):
     (folder / name).mkdir()
-write_dataset_card(
-    folder / "data", BuildArguments(questions="questions.jsonl"), None, {"train": 1},
-    {"questions": {"kept": 1}, "rows": {"kept": 1}}, {"wer": np.zeros(1)},
+settings = BuildSettings(
+    QuestionArguments(questions="questions.jsonl"), AnswerArguments(), SpeechArguments(), VerificationArguments(),
+    PipelineArguments(),
 )
+counts = {"questions": {"kept": 1}, "rows": {"kept": 1}}
+write_dataset_card(folder / "data", settings, None, {"train": 1}, counts, {"wer": np.zeros(1)})
 config = CrossModalDistillConfig(output_dir="out", report_to="none", use_cpu=True, bf16=False)
-write_card(folder / "model", ModelArguments(model_name_or_path="student"), config, "rows", None)
-write_export_card(folder / "export", "thinker", "export", "adapter", "base", None)
+write_model_card(folder / "model", RunFacts("student", use_peft=True), config, family)
+for name, target in family.export_targets.items():
+    write_export_card(folder / "export", "export", target, "adapter", "base", 16)
 """
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """Python of a fresh environment with the wheel, and with the dependencies of this one."""
+    """Return the Python of a fresh environment with the wheel and this environment's dependencies."""
     folder = tmp_path_factory.mktemp("wheel")
     quiet = {"check": True, "capture_output": True, "timeout": 300}
     source = folder / "source"  # setuptools would leave its build/ in the repository
@@ -58,8 +64,6 @@ def installed(tmp_path_factory) -> Path:
 
 def test_an_installed_wheel_writes_every_card(installed, tmp_path):
     """Prevents: FileNotFoundError for a template after a night of training; an editable install never misses one."""
-    subprocess.run(
-        [installed, "-c", WRITE_CARDS, str(tmp_path), str(ROOT)], check=True, cwd=tmp_path
-    )
+    subprocess.run([installed, "-c", WRITE_CARDS, str(tmp_path), str(ROOT)], check=True, cwd=tmp_path)
     for name in ("data", "model", "export"):
         assert "{{" not in (tmp_path / name / "README.md").read_text()

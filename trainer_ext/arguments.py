@@ -1,13 +1,15 @@
-"""What a run can be told about its training and its models, with the paper's values as defaults."""
+"""Arguments of a run's training and models, with the paper's values as defaults."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from transformers.hf_argparser import HfArg
 from trl import ModelConfig, SFTConfig
 
+from data_builders.causal_lm import TeacherSettings
 from data_builders.schema import CHANNELS, RESPONSE_COLUMN, check_channels
 from trainer_ext.loss.divergences import DIVERGENCES
 
-NO_TEACHER = "none"  # plain CE on hard targets
+NO_TEACHER = "none"  # cross-entropy on hard targets alone
 TEACHER_KINDS = ("model", "self", "stored", NO_TEACHER)
 
 
@@ -18,82 +20,66 @@ class CrossModalDistillConfig(SFTConfig):
     Values are the paper's (section 4.1) where it states them; it does not state batch size, optimizer or lengths.
     """
 
-    teacher_kind: str = field(
+    teacher_kind: str = HfArg(
         default="model",
-        metadata={
-            "help": "Whom to learn from: 'model' (a text LLM in memory), 'self' (the student, adapters off), 'stored' "
-            "(soft targets made by recipes/cache_teacher.py) or 'none' (CE on hard targets alone)."
-        },
+        help="Teacher of the divergence: 'model' (a text LLM in memory), 'self' (the student, adapters off), 'stored' "
+        "(soft targets made by recipes/cache_teacher.py) or 'none' (CE on hard targets alone).",
     )
-    temperature: float = field(
-        default=2.0, metadata={"help": "tau: both softmaxes of the divergence are taken at it."}
+    temperature: float = HfArg(default=2.0, help="tau: temperature of both softmaxes of the divergence.")
+    kl_weight: float = HfArg(
+        default=0.5, help="lambda: weight of temperature^2 * divergence beside the CE; unused without a teacher."
     )
-    kl_weight: float = field(
-        default=0.5,
-        metadata={
-            "help": "lambda: weight of temperature^2 * divergence beside the CE; unused without a teacher."
-        },
+    divergence: str = HfArg(
+        default="forward_kl", help=f"Student from teacher: {', '.join(DIVERGENCES)} (paper: forward_kl)."
     )
-    divergence: str = field(
-        default="forward_kl",
-        metadata={"help": f"Student from teacher: {', '.join(DIVERGENCES)} (paper: forward_kl)."},
-    )
-    beta: float = field(
-        default=0.5,
-        metadata={"help": "The teacher's share of the mixture in 'jsd', between 0 and 1."},
-    )
-    hard_targets: str = field(
-        default="teacher",
-        metadata={"help": "Whose answers the CE is against: 'teacher' or 'gold'."},
-    )
-    channels: list[str] = field(
+    beta: float = HfArg(default=0.5, help="The teacher's share of the mixture in 'jsd', between 0 and 1.")
+    hard_targets: str = HfArg(default="teacher", help="Answers for the CE: 'teacher' or 'gold'.")
+    channels: list[str] = HfArg(
         default_factory=lambda: list(CHANNELS),
-        metadata={
-            "help": "Channels this run trains: 't2t', 's2t' or both; a row trains those that it names too."
-        },
+        help="Channels this run trains: 't2t', 's2t' or both; a row trains those that it names too.",
     )
-    learning_rate: float = field(
-        default=5e-6, metadata={"help": "Peak learning rate (paper: 5e-6)."}
+    evaluator: str = HfArg(
+        default="exact_answer", help="Metric of the scores before and after training; see trainer_ext/evaluation."
     )
-    num_train_epochs: float = field(
-        default=2.0, metadata={"help": "Passes over the questions (paper: 2)."}
-    )
-    hub_strategy: str = field(
-        default="end",
-        metadata={"help": "When to push, with `push_to_hub`: 'end' alone, see the error."},
-    )
-    max_length: int | None = field(
-        default=2048,
-        metadata={"help": "Longest row in tokens, prompt and response; a longer one is an error."},
+    learning_rate: float = HfArg(default=5e-6, help="Peak learning rate (paper: 5e-6).")
+    num_train_epochs: float = HfArg(default=2.0, help="Passes over the questions (paper: 2).")
+    hub_strategy: str = HfArg(default="end", help="When to push, with `push_to_hub`: 'end' alone.")
+    max_length: int | None = HfArg(
+        default=2048, help="Longest row in tokens, prompt and response; a longer one is an error."
     )
 
     def __post_init__(self) -> None:
+        self._check_loss()
+        self._check_unsupported()
+        # The collator encodes rows; TRL's own preparation would look for text columns.
+        self.remove_unused_columns = False
+        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}  # type: ignore[has-type]
+        super().__post_init__()
+
+    def _check_loss(self) -> None:
+        """Raise ValueError for a loss that cannot be computed."""
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if self.teacher_kind not in TEACHER_KINDS:
-            raise ValueError(
-                f"teacher_kind must be one of {', '.join(TEACHER_KINDS)}, got {self.teacher_kind!r}"
-            )
         if not self.kl_weight > 0 and self.teacher_kind != NO_TEACHER:
             raise ValueError(
                 f"kl_weight must be above 0, got {self.kl_weight}; to train on hard targets alone set "
                 "teacher_kind: none"
             )
-        if self.divergence not in DIVERGENCES:
-            raise ValueError(
-                f"divergence must be one of {', '.join(DIVERGENCES)}, got {self.divergence!r}"
-            )
         if not 0 < self.beta < 1:
-            raise ValueError(
-                f"beta must be between 0 and 1, got {self.beta}; its ends are forward_kl and reverse_kl"
-            )
-        if self.hard_targets not in RESPONSE_COLUMN:
-            raise ValueError(
-                f"hard_targets must be one of {', '.join(RESPONSE_COLUMN)}, got {self.hard_targets!r}"
-            )
+            raise ValueError(f"beta must be between 0 and 1, got {self.beta}; its ends are forward_kl and reverse_kl")
+        for name, known in (
+            ("teacher_kind", TEACHER_KINDS),
+            ("divergence", DIVERGENCES),
+            ("hard_targets", RESPONSE_COLUMN),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if not self.channels:
             raise ValueError("channels is empty: name 't2t', 's2t' or both")
         check_channels(self.channels, "channels")
+
+    def _check_unsupported(self) -> None:
+        """Raise ValueError for arguments of the base classes that this trainer does not support."""
         if self.hub_token is not None:
             raise ValueError(
                 "hub_token is refused: it would be written to disk with the run's arguments. Set the environment "
@@ -102,47 +88,33 @@ class CrossModalDistillConfig(SFTConfig):
         if self.push_to_hub and self.hub_strategy != "end":
             raise ValueError(
                 f"hub_strategy {self.hub_strategy!r} is refused: pushes during training would carry the pickled "
-                "arguments (training_args.bin). Leave it at 'end', or upload a whole checkpoint by `hf upload`."
+                "arguments (training_args.bin). Leave it at 'end', or upload a checkpoint by `hf upload`."
             )
         if self.trust_remote_code:
             raise ValueError("trust_remote_code is refused: models run transformers' own code")
         if self.packing or self.padding_free:
+            raise ValueError("packing and padding_free are refused: the student packs the rows of a batch itself")
+        if self.load_best_model_at_end:
             raise ValueError(
-                "packing and padding_free are refused: rows of a pair meet by their padding"
+                "load_best_model_at_end is refused: the base class compares weight names literally and would end with "
+                "untrained weights. Train with save_strategy 'best' and load the checkpoint that it keeps."
             )
-        # The collator encodes rows; TRL's own preparation would look for text columns.
-        self.remove_unused_columns = False
-        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}  # type: ignore[has-type]
-        super().__post_init__()
 
 
 @dataclass
 class ModelArguments(ModelConfig):
     """TRL's `ModelConfig` (student, LoRA, quantization) and the teacher."""
 
-    teacher_model_name_or_path: str | None = field(
+    teacher_model_name_or_path: str | None = HfArg(
+        default=None, help="The frozen text LLM: answers the questions of a new data set, and the KL's teacher."
+    )
+    teacher_model_revision: str = HfArg(default="main", help="Branch, tag or commit of the teacher.")
+    teacher_dtype: str | None = HfArg(default=None, help="Precision of the teacher; unset, the student's `dtype`.")
+    teacher_load_in_4bit: bool = HfArg(default=False, help="Load the teacher in 4-bit NF4 (bitsandbytes).")
+    teacher_device_map: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "The frozen text LLM: answers the questions of a new data set, and the KL's teacher."
-        },
-    )
-    teacher_model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of the teacher."}
-    )
-
-    teacher_dtype: str | None = field(
-        default=None,
-        metadata={"help": "Precision of the teacher in memory; unset, the student's `dtype`."},
-    )
-    teacher_load_in_4bit: bool = field(
-        default=False, metadata={"help": "Load the teacher in 4-bit NF4 (bitsandbytes)."}
-    )
-    teacher_device_map: str | None = field(
-        default=None,
-        metadata={
-            "help": "Where the teacher lives: unset, beside the student; a device ('cuda:1', 'cpu'); 'auto', spread "
-            "over what is free; 'offload', in the host's memory, each layer visiting the student's device."
-        },
+        help="Place of the teacher: unset, beside the student; a device ('cuda:1', 'cpu'); 'auto', spread over free "
+        "devices; 'offload', in host memory, each layer visiting the student's device.",
     )
 
     def __post_init__(self) -> None:
@@ -150,11 +122,24 @@ class ModelArguments(ModelConfig):
         if self.teacher_load_in_4bit and self.teacher_device_map == "offload":
             raise ValueError(
                 "teacher_load_in_4bit and teacher_device_map 'offload' exclude each other: bitsandbytes keeps its "
-                "weights on the device. Offload the teacher whole, or leave it in 4-bit beside the student"
+                "weights on the device. Offload the teacher unquantized, or leave it in 4-bit beside the student"
             )
         if self.model_name_or_path is None:
-            raise ValueError("model_name_or_path is not set: which speech LLM is the student?")
+            raise ValueError("model_name_or_path is not set: it names the speech LLM to train")
         if (self.load_in_4bit or self.load_in_8bit) and not self.use_peft:
             raise ValueError(
-                "a quantized student cannot be trained itself; set use_peft (QLoRA), or load it whole"
+                "a quantized student cannot be trained itself; set use_peft (QLoRA), or load it unquantized"
             )
+
+    @property
+    def teacher(self) -> TeacherSettings | None:
+        """Settings of the text LLM; None where none is named."""
+        if self.teacher_model_name_or_path is None:
+            return None
+        return TeacherSettings(
+            self.teacher_model_name_or_path,
+            self.teacher_model_revision,
+            self.teacher_dtype or self.dtype,
+            self.teacher_load_in_4bit,
+            self.teacher_device_map,
+        )

@@ -1,7 +1,7 @@
-"""YAML and command line into dataclasses, every value checked by argparse, whichever of the two it came from.
+"""Parse YAML and command line into dataclasses; argparse checks every value of both.
 
-`TrlParser` makes the values of `--config file.yaml` the parser's defaults, which argparse does not check: an unknown
-type would surface hours later. Here they are put before the command line as if typed, so the command line wins.
+`TrlParser` makes the values of `--config file.yaml` the parser's defaults, which argparse does not check: a wrong type
+would surface hours later. Here they are put before the command line as if typed, so the command line wins.
 """
 
 import argparse
@@ -20,11 +20,11 @@ class RecipeParser(TrlParser):
 
     Args:
         dataclass_types: the dataclasses to fill.
-        default_config: the file that is read when the command line names neither `--config` nor a model.
-        always: words put behind the command line, whatever was typed.
+        default_config: the file to read when the command line names neither `--config` nor a model.
+        always: words appended to every command line.
 
     Attributes:
-        resolved: after parsing, every argument with its value; as YAML it is a config that repeats the run.
+        resolved: after parsing, every argument with its value; as YAML, a config that repeats the run.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RecipeParser(TrlParser):
         self.resolved: dict[str, Any] = {}
 
     def parse_args_and_config(self, args: Sequence[str] | None = None, **_: Any) -> tuple[Any, ...]:
-        """The dataclasses, in their order; exits with code 2 and the key's name on a bad key or value."""
+        """Return the dataclasses in their order; exits with code 2 and the key's name on a bad key or value."""
         typed = list(sys.argv[1:] if args is None else args)
         typed = [word for item in [*typed, *self.always] for word in split_config(item)]
         config = None
@@ -49,18 +49,14 @@ class RecipeParser(TrlParser):
                 self.error("--config needs a file")
             config = Path(typed[at + 1])
             del typed[at : at + 2]
-        elif not any(
-            argument.startswith(("--model_name_or_path", "-h", "--help")) for argument in typed
-        ):
+        elif not any(argument.startswith(("--model_name_or_path", "-h", "--help")) for argument in typed):
             config = self.default_config
         from_file = [] if config is None else self._read_config(config)
         values = vars(self.parse_args(from_file + typed))
         self.resolved = {key: value for key, value in values.items() if value not in (None, [])}
         try:
-            return self.parse_args_into_dataclasses(
-                args=from_file + typed, look_for_args_file=False
-            )
-        except ValueError as error:  # what a dataclass refuses
+            return self.parse_args_into_dataclasses(args=from_file + typed, look_for_args_file=False)
+        except ValueError as error:  # of a dataclass's __post_init__
             self.error(str(error))
 
     def error(self, message: str) -> NoReturn:
@@ -94,27 +90,21 @@ class RecipeParser(TrlParser):
         return arguments
 
     def _check_words(self, file: Path, action: argparse.Action, words: list[str]) -> None:
-        """Convert every word as argparse will, to name file and key where one does not fit."""
+        """Convert every word as argparse will; an error names file and key."""
         key = action.dest
         for word in words:
             try:
                 value = action.type(word) if callable(action.type) else word
             except (ValueError, TypeError) as error:
-                self.error(
-                    f"{file}: {key}: {word!r} is not a {describe_type(action.type)} ({error})"
-                )
-            except (
-                Exception
-            ) as error:  # argparse.ArgumentTypeError, raised by HfArgumentParser's own types
+                self.error(f"{file}: {key}: {word!r} is not a {describe_type(action.type)} ({error})")
+            except Exception as error:  # argparse.ArgumentTypeError, raised by HfArgumentParser's own types
                 self.error(f"{file}: {key}: {error}")
             if action.choices is not None and value not in action.choices:
-                self.error(
-                    f"{file}: {key}: {word!r} is not one of {', '.join(map(str, action.choices))}"
-                )
+                self.error(f"{file}: {key}: {word!r} is not one of {', '.join(map(str, action.choices))}")
 
 
 def split_config(argument: str) -> list[str]:
-    """`--config=file` as the two words `--config file`."""
+    """Split `--config=file` into the two words `--config file`."""
     return argument.split("=", 1) if argument.startswith("--config=") else [argument]
 
 
@@ -123,7 +113,7 @@ def describe_type(kind: Any) -> str:
 
 
 def _as_typed(value: Any) -> str:
-    """A YAML value as one would type it."""
+    """Return a YAML value as one would type it."""
     if isinstance(value, bool):
         return str(value).lower()
     return json.dumps(value) if isinstance(value, dict) else str(value)

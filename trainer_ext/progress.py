@@ -1,4 +1,4 @@
-"""The training bar, with one short line a log instead of a dictionary of thirty figures; and nothing else said."""
+"""The training bar with one line per log, and quiet libraries."""
 
 import os
 import warnings
@@ -13,7 +13,7 @@ from data_builders.schema import CHANNELS
 
 
 class ChannelProgressCallback(ProgressCallback):
-    """transformers' progress bar that writes what each channel's loss is made of; all figures stay in the logs."""
+    """transformers' progress bar with one line of loss parts per log; all figures stay in the logs."""
 
     def on_log(
         self,
@@ -27,18 +27,14 @@ class ChannelProgressCallback(ProgressCallback):
             return
         for prefix in ("", "eval_"):
             if line := describe_channels(logs, prefix):
-                self.training_bar.write(
-                    f"{prefix.rstrip('_') or 'train'} step {state.global_step:>5}  {line}"
-                )
+                self.training_bar.write(f"{prefix.rstrip('_') or 'train'} step {state.global_step:>5}  {line}")
 
 
 def describe_channels(logs: dict[str, Any], prefix: str) -> str:
-    """ "t2t ce 0.51 kl 0.20 accuracy 0.81 | s2t ..." of the channels that the logs speak of."""
+    """Return "t2t ce 0.51 kl 0.20 token_accuracy 0.81 | s2t ..." for the channels in the logs."""
     parts = [
         f"{channel} "
-        + " ".join(
-            f"{name} {logs[f'{prefix}{channel}/{name}']:.3g}" for name in ("ce", "kl", "accuracy")
-        )
+        + " ".join(f"{name} {logs[f'{prefix}{channel}/{name}']:.3g}" for name in ("ce", "kl", "token_accuracy"))
         for channel in CHANNELS
         if f"{prefix}{channel}/ce" in logs
     ]
@@ -46,10 +42,8 @@ def describe_channels(logs: dict[str, Any], prefix: str) -> str:
 
 
 def keep_libraries_quiet() -> None:
-    """Leave the terminal to the run: errors and our own warnings, no chatter about loading."""
-    warnings.filterwarnings(
-        "ignore", module=r"(torch|transformers|trl|peft|bitsandbytes|datasets)\b"
-    )
+    """Show errors and our own warnings alone; hide the libraries' messages about loading."""
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|trl|peft|bitsandbytes|datasets)\b")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -1,53 +1,59 @@
-"""A teacher in memory answers: greedy, batched, whole or as its loader fits it into memory."""
+"""Answers of a causal LM in memory: greedy, batched."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from data_builders.answers.base import Answer, AnsweredBatch, Question
+from data_builders.answers.base import Answer, AnswerOutcome, Question
+from data_builders.arguments import AnswerArguments
+from data_builders.causal_lm import OFFLOAD, TeacherSettings, load_causal_lm
 from data_builders.chat import make_messages
 
 
 class LocalModel:
-    """A causal LM in memory.
+    """A causal LM and its tokenizer.
 
-    Args:
-        load_model: how it is loaded, where it does not fit whole into memory; None for whole.
+    An offloaded model cannot generate, so the device map "offload" is replaced by "auto".
     """
 
-    def __init__(
-        self,
-        name_or_path: str,
-        revision: str,
-        max_new_tokens: int,
-        load_model: Callable[[], PreTrainedModel] | None = None,
-        **loading: Any,
-    ) -> None:
+    batched = True
+
+    def __init__(self, settings: TeacherSettings, max_new_tokens: int) -> None:
         self.max_new_tokens = max_new_tokens
         self.tokenizer = AutoTokenizer.from_pretrained(
-            name_or_path, revision=revision, padding_side="left"
+            settings.name_or_path, revision=settings.revision, padding_side="left"
         )
-        if load_model is None:
-            self.model = AutoModelForCausalLM.from_pretrained(
-                name_or_path, revision=revision, **loading
-            )
-        else:
-            self.model = load_model()
-        self.model.eval()
-        # A published model's own settings (a repetition penalty, for one) would fill what we leave unset.
+        if settings.device_map == OFFLOAD:
+            settings = settings._replace(device_map="auto")
+        self.model = load_causal_lm(settings).eval()
+        # `generate` would fill unset options from the published settings: a repetition penalty, for instance.
         self.model.generation_config = GenerationConfig()
 
-    def answer(self, batches: list[list[Question]]) -> Iterator[AnsweredBatch]:
+    @classmethod
+    def from_arguments(cls, arguments: AnswerArguments) -> "LocalModel":
+        assert arguments.teacher_model_name_or_path is not None
+        settings = TeacherSettings(
+            arguments.teacher_model_name_or_path,
+            arguments.teacher_model_revision,
+            arguments.teacher_dtype,
+            arguments.teacher_load_in_4bit,
+            arguments.teacher_device_map,
+        )
+        return cls(settings, arguments.answer_max_new_tokens)
+
+    def generate(self, batches: list[list[Question]]) -> Iterator[tuple[list[Question], list[AnswerOutcome]]]:
         for batch in batches:
-            yield batch, generate_greedily(self.model, self.tokenizer, batch, self.max_new_tokens)
+            answers = generate_greedily(self.model, self.tokenizer, batch, self.max_new_tokens)
+            yield batch, list(answers)
+
+    def close(self) -> None:
+        del self.model
 
 
 @torch.no_grad()
@@ -57,7 +63,7 @@ def generate_greedily(
     questions: list[Question],
     max_new_tokens: int,
 ) -> list[Answer]:
-    """One batch of greedy answers."""
+    """Return the greedy answers to one batch."""
     rendered = [
         tokenizer.apply_chat_template(
             make_messages(question.question, question.system),
@@ -66,9 +72,7 @@ def generate_greedily(
         )
         for question in questions
     ]
-    inputs = tokenizer(rendered, return_tensors="pt", padding=True, add_special_tokens=False).to(
-        model.device
-    )
+    inputs = tokenizer(rendered, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     generated = model.generate(
         **inputs,
         generation_config=GenerationConfig(
@@ -80,7 +84,4 @@ def generate_greedily(
     )[:, inputs["input_ids"].shape[1] :]
     ended = (generated == tokenizer.eos_token_id).any(dim=1).tolist()
     texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-    return [
-        Answer(text.strip(), "stop" if end else "length")
-        for text, end in zip(texts, ended, strict=True)
-    ]
+    return [Answer(text.strip(), "stop" if end else "length") for text, end in zip(texts, ended, strict=True)]

@@ -1,4 +1,4 @@
-"""Calls to engines and servers: what a failure means, and how many run at a time."""
+"""Calls to engines and servers: bounded concurrency, and the two failures that are nobody's row."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -9,20 +9,23 @@ Result = TypeVar("Result")
 
 
 class TemporaryFailure(RuntimeError):
-    """A call that was tried again and again and may work another day; the row is reported, not dropped."""
+    """A call failed after all retries and may work later; the row is reported and tried by the next run."""
 
 
 class ServerUnreachable(RuntimeError):
-    """Nobody answers at all: the stage stops, and a second run goes on from there."""
+    """The server does not answer; the stage aborts, and the next run resumes it."""
 
 
 def map_concurrent(
     function: Callable[[Item], Result], items: Iterable[Item], in_flight: int
 ) -> Iterator[tuple[Item, Result | ValueError | TemporaryFailure]]:
-    """Results as they come, with at most `in_flight` calls begun and not yet taken: the caller's pace is the limit.
+    """Yield results in completion order, with at most `in_flight` calls started and not yet consumed.
 
     Yields:
-        item and result, or the ValueError or TemporaryFailure that is the item's own; any other error is raised.
+        item and result, or the item's own ValueError or TemporaryFailure.
+
+    Raises:
+        any other error of `function`.
     """
     waiting = iter(items)
     with ThreadPoolExecutor(max_workers=in_flight) as pool:

@@ -1,195 +1,221 @@
-"""Questions in, a data set of checked pairs on disk out: plan -> answers -> speech -> checks -> shards -> data set.
+"""Build a data set: selection -> answers -> speech -> augmentation -> verification -> shards -> data set.
 
-Every stage asks the journals first, so a second run does no work, a killed run goes on where it was, and new voices
-redo speech and checks alone. What a folder was made from is in its manifest.
+Every stage looks into its cache first, so a second run does no work, a killed run resumes, and new voices redo speech
+and verification alone. The manifest of a folder names the build that made it.
 """
 
 import fcntl
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from data_builders.answers.base import AnswerGenerator
-from data_builders.arguments import BuildArguments
+from data_builders.answers.base import find_answer_generator
+from data_builders.answers.fingerprint import fingerprint_teacher
+from data_builders.arguments import BuildSettings
 from data_builders.pipeline.assemble import assemble_dataset, find_unfinished, read_manifest
+from data_builders.pipeline.caches import ShardCaches
 from data_builders.pipeline.executors import run_shares
-from data_builders.pipeline.shard import ASK_AGAIN, write_shard
-from data_builders.pipeline.stages import Failure, Work
-from data_builders.questions.select import Plan, fingerprint_selection, select_questions
+from data_builders.pipeline.run_stage import Failure, Outcomes, run_stage
+from data_builders.pipeline.shard import RETRIED_CODES, RowAssembler, write_shard
+from data_builders.pipeline.stages import (
+    AnswerStage,
+    AugmentationStage,
+    ShardRecordings,
+    SpeechStage,
+    Stage,
+    VerificationStage,
+)
+from data_builders.questions.select import Selection, fingerprint_selection, select_questions
 from data_builders.speech.augmentation import check_augmentations
+from data_builders.speech.recordings import recordings_per_split
 from data_builders.speech.synthesis import find_engine
-from data_builders.speech.verification import find_recognizer
+from data_builders.speech.verification import NO_RECOGNIZER, find_recognizer
 from data_builders.storage.atomic import write_atomic
 from data_builders.storage.call_cache import content_key
-from data_builders.storage.dataset_folder import export_and_push
-
-if TYPE_CHECKING:  # transformers is needed only to answer
-    from transformers import PreTrainedModel
+from data_builders.storage.dataset_folder import load_dataset_folder, push_dataset
 
 FAILURES_SHOWN = 5
 
 
-def build_dataset(
-    arguments: BuildArguments,
-    teacher: str | None,
-    load_teacher: "Callable[[], PreTrainedModel] | None" = None,
-) -> Path | None:
-    """Build the data set unless it is there; returns its folder, or None while other machines or a queue are at it.
-
-    Args:
-        teacher: identity of who answers; None where nobody does.
-        load_teacher: as in `load_pairs`.
+def build_dataset(settings: BuildSettings) -> Path | None:
+    """Build the data set unless it exists; returns its folder, or None while other machines or a queue work on it.
 
     Raises:
-        ValueError: bad questions or arguments, no row left, or rows that failed; what is finished is kept.
+        ValueError: bad questions or arguments, no row left, or failed rows; finished work is kept.
+        ServerUnreachable: a server does not answer; finished work is kept.
     """
-    check_names(arguments)
-    folder, root = Path(arguments.output_dir), Path(arguments.cache_dir).resolve()
-    key = fingerprint_build(arguments, teacher)
+    check_names(settings)
+    pipeline = settings.pipeline
+    folder, root = Path(pipeline.output_dir), Path(pipeline.cache_dir).resolve()
+    teacher = fingerprint_teacher(settings.answers)
+    key = fingerprint_build(settings, teacher)
     shards = root / "shards" / key
-    if arguments.retry_failed:
+    if pipeline.retry_failed:
         forget_failed(shards)
     elif is_built(folder, key):
-        export_and_push(folder, arguments)
+        export_and_push(folder, settings)
         return folder
-    build = Build(arguments, select_questions(arguments), shards, key, teacher, load_teacher)
-    run_shares(build.do_share, arguments, build.finish, shards / "logs")
+    selection = select_questions(
+        settings.questions, recordings_per_split(settings.speech), pipeline.max_shard_size, root
+    )
+    build = Build(settings, selection, root, shards, key, teacher)
+    run_shares(build.run_share, pipeline, build.finish, shards / "logs")
     return folder if is_built(folder, key) else None
 
 
 def is_built(folder: Path, key: str) -> bool:
-    """Whether the folder holds this very data set, whole."""
-    found = read_manifest(folder)
-    return found is not None and found["build"] == key
+    """Tell whether the folder holds this very build, complete."""
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest["build"] == key
 
 
-def check_names(arguments: BuildArguments) -> None:
-    """Refuse engines, recognizers and effects that nobody knows, before anything is made for them."""
-    find_engine(arguments)
-    if arguments.recognizer != "none":
-        find_recognizer(arguments)
-    check_augmentations(arguments.noise)
+def check_names(settings: BuildSettings) -> None:
+    """Raise ValueError for an unknown engine, recognizer or effect, before any work."""
+    find_answer_generator(settings.answers)
+    find_engine(settings.speech)
+    if settings.verification.recognizer != NO_RECOGNIZER:
+        find_recognizer(settings.verification)
+    check_augmentations(settings.speech.augmentations)
 
 
 def forget_failed(shards: Path) -> None:
-    """Take the finished shards apart that lack rows which a mended engine or server may give."""
-    for done in shards.glob("*.json"):
-        content = json.loads(done.read_text())
-        if "counts" in content and any(
-            reason.startswith(ASK_AGAIN) for reason in content["counts"]
-        ):
-            done.unlink()
+    """Reopen the finished shards with rows that a repaired engine or server may give."""
+    for record in shards.glob("*.json"):
+        counts = json.loads(record.read_text())
+        if isinstance(counts, dict) and set(RETRIED_CODES) & set(counts["counts"]):
+            record.unlink()
 
 
 @dataclass
 class Build:
-    """One build: what its processes share."""
+    """The state that the processes of one build share."""
 
-    arguments: BuildArguments
-    plan: Plan
-    shards: Path  # the folder of its finished shards
+    settings: BuildSettings
+    selection: Selection
+    root: Path  # the cache folder
+    shards: Path  # the folder of finished shards
     key: str
-    teacher: str | None
-    load_teacher: "Callable[[], PreTrainedModel] | None" = None
+    teacher: str | None  # fingerprint; None where no answers are generated
 
-    def do_share(self, rank: int, world_size: int) -> None:
-        """Every `world_size`-th shard, from `rank` on."""
-        unfinished = set(find_unfinished(self.plan, self.shards))
-        mine = [shard for shard in list(self.plan.shards)[rank::world_size] if shard in unfinished]
+    @property
+    def recordings(self) -> ShardRecordings:
+        return ShardRecordings(self.selection, self.settings.speech, self.settings.questions.seed)
+
+    def run_share(self, rank: int, world_size: int) -> None:
+        """Run all stages of every `world_size`-th shard from `rank` on, and write the decided ones."""
+        unfinished = set(find_unfinished(self.selection.shards, self.shards))
+        ours = list(self.selection.shards)[rank::world_size]
+        ours = [shard for shard in ours if shard in unfinished]
         report = self.shards / f"failed-{rank}-of-{world_size}.json"
         report.unlink(missing_ok=True)
-        if not mine:
+        if not ours:
             return
-        work = Work(
-            self.arguments, self.plan, mine, self.teacher, self.load_generator, quiet=rank > 0
+        caches, outcomes = ShardCaches(self.root), Outcomes()
+        answers, verification = self.make_answer_stage(), self.make_verification_stage(caches)
+        stages: list[Stage | None] = [
+            answers,
+            SpeechStage(self.recordings),
+            AugmentationStage(self.recordings, caches) if self.settings.speech.augmentations else None,
+            verification,
+        ]
+        for stage in stages:
+            if stage is not None:
+                run_stage(stage, ours, caches, outcomes, quiet=rank > 0)
+        assembler = RowAssembler(
+            self.recordings,
+            caches,
+            outcomes,
+            answers,
+            verification,
+            self.settings.verification.max_wer,
+            self.settings.verification.min_similarity,
         )
-        failures = work.run()
-        for shard in mine:
-            write_shard(work, shard, self.shards)
-        if failures:
+        undecided = {failure.shard for failure in outcomes.failed.values()}
+        for shard in ours:
+            if self.settings.pipeline.skip_failed or shard not in undecided:
+                write_shard(assembler.assemble(shard), shard, self.shards)
+        if outcomes.failed:
             report.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(report, json.dumps([failure._asdict() for failure in failures]).encode())
+            failures = [failure._asdict() for failure in outcomes.failed.values()]
+            write_atomic(report, json.dumps(failures).encode())
 
-    def load_generator(self) -> AnswerGenerator:
-        """Who answers, ready to."""
-        arguments = self.arguments
-        name = arguments.teacher_model_name_or_path
-        assert name is not None
-        if arguments.teacher_base_url is not None:
-            from data_builders.answers.openai_server import OpenAIServer
-
-            return OpenAIServer(
-                arguments.teacher_base_url,
-                name,
-                arguments.answer_max_new_tokens,
-                arguments.answer_batch_size,
-            )
-        from data_builders.answers.local_model import LocalModel
-
-        return LocalModel(
-            name,
-            arguments.teacher_model_revision,
+    def make_answer_stage(self) -> AnswerStage | None:
+        """Return the stage of the teacher's answers; None where there is no teacher."""
+        if self.teacher is None:
+            return None
+        arguments = self.settings.answers
+        generator = find_answer_generator(arguments)
+        return AnswerStage(
+            self.selection,
+            self.teacher,
             arguments.answer_max_new_tokens,
-            self.load_teacher,
-            dtype=arguments.teacher_dtype,
-            device_map=arguments.teacher_device_map,
+            arguments.answer_batch_size if generator.batched else 1,
+            lambda: generator.from_arguments(arguments),
         )
+
+    def make_verification_stage(self, caches: ShardCaches) -> VerificationStage | None:
+        """Return the stage of the recognizer; None where there is none."""
+        if self.settings.verification.recognizer == NO_RECOGNIZER:
+            return None
+        return VerificationStage(self.recordings, self.settings.verification, caches)
 
     def finish(self) -> None:
-        """The finished data set, if every shard is whole.
+        """Assemble the data set, if every shard is finished.
 
         Raises:
             ValueError: rows failed, or another machine's shards are not finished.
         """
-        unfinished = find_unfinished(self.plan, self.shards)
-        failures = self.read_failures(set(unfinished))
-        if failures:
+        unfinished = find_unfinished(self.selection.shards, self.shards)
+        if failures := self.read_failures(set(unfinished)):
             shown = "\n".join(
-                f"  {failure.stage}, {failure.row}: {failure.error}"
-                for failure in failures[:FAILURES_SHOWN]
+                f"  {failure.stage}, {failure.call}: {failure.error}" for failure in failures[:FAILURES_SHOWN]
             )
             raise ValueError(
-                f"{len(failures)} rows failed, all others are kept; run this again to try them once more, or add "
-                f"--skip_failed true to go on without them. All of them are in {self.shards}/failed-*.json\n{shown}"
+                f"{len(failures)} calls failed, all others are kept; run this again to retry them, or add "
+                f"--skip_failed true to finish without their rows. All are in {self.shards}/failed-*.json\n{shown}"
             )
         if unfinished:
-            _, machines = self.arguments.parse_shard()
+            _, machines = self.settings.pipeline.parse_shard()
             if machines > 1:
                 print(
-                    f"{len(unfinished)} shards are still with other machines; finish with --shard 0/1"
+                    f"{len(unfinished)} shards belong to other machines and are not finished; finish with --shard 0/1"
                 )
                 return
             raise ValueError(f"{len(unfinished)} shards are not finished: run this again")
-        folder = Path(self.arguments.output_dir)
+        folder = Path(self.settings.pipeline.output_dir)
         with (self.shards / "finish.lock").open("w") as lock:
-            # Of machines that come to the end together, one finishes.
+            # Of several machines that reach the end together, one assembles.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if is_built(folder, self.key) and not self.arguments.retry_failed:
+            if is_built(folder, self.key) and not self.settings.pipeline.retry_failed:
                 return
-            manifest = assemble_dataset(
-                self.arguments, self.plan, self.shards, self.key, self.teacher
-            )
+            manifest = assemble_dataset(self.settings, self.recordings, self.shards, self.key, self.teacher)
             show_counts(manifest["counts"])
-            export_and_push(folder, self.arguments)
+            export_and_push(folder, self.settings)
 
     def read_failures(self, unfinished: set[str]) -> list[Failure]:
-        """What failed in shards that are not finished, in every process's report."""
-        reports = [
-            json.loads(file.read_text()) for file in sorted(self.shards.glob("failed-*.json"))
-        ]
+        """Return the failures in unfinished shards, from every process's report."""
+        reports = [json.loads(file.read_text()) for file in sorted(self.shards.glob("failed-*.json"))]
         failures = [Failure(**entry) for report in reports for entry in report]
-        latest = {(f.shard, f.stage, f.row): f for f in failures if f.shard in unfinished}
+        latest = {(f.shard, f.stage, f.call): f for f in failures if f.shard in unfinished}
         return list(latest.values())
 
 
+def export_and_push(folder: Path, settings: BuildSettings) -> None:
+    """Write Arrow files and push, where the settings ask for it."""
+    pipeline = settings.pipeline
+    if pipeline.save_to_disk is not None:
+        load_dataset_folder(str(folder)).save_to_disk(pipeline.save_to_disk)
+    if pipeline.push_to_hub:
+        assert pipeline.hub_dataset_id is not None
+        print(push_dataset(folder, pipeline.hub_dataset_id, pipeline.hub_private_repo))
+
+
 def show_counts(counts: dict[str, dict[str, int]]) -> None:
-    """What became of every question and row, as a table."""
+    """Print the outcomes of all questions and rows as a table."""
     table = Table("stage", "outcome", "rows", box=SIMPLE_HEAD)
     for stage, outcomes in counts.items():
         for outcome, count in outcomes.items():
@@ -197,22 +223,16 @@ def show_counts(counts: dict[str, dict[str, int]]) -> None:
     Console().print(table)
 
 
-def fingerprint_build(arguments: BuildArguments, teacher: str | None) -> str:
-    """Names a build by all that its rows depend on."""
-    names = [
-        *(
-            "speech_engine",
-            "speech_model",
-            "train_voices",
-            "test_voices",
-            "recordings_per_question",
-        ),
-        *("answer_max_new_tokens", "noise", "noise_snr_db", "seed"),
-        *("recognizer", "recognizer_model", "max_wer", "similarity_model", "min_similarity"),
-    ]
+def fingerprint_build(settings: BuildSettings, teacher: str | None) -> str:
+    """Return a hash of everything that the rows of a build depend on."""
+    speech, verification = settings.speech, settings.verification
     return content_key(
-        "build 1",
-        fingerprint_selection(arguments),
+        "build 2",
+        fingerprint_selection(settings.questions, recordings_per_split(speech), settings.pipeline.max_shard_size),
         teacher,
-        {name: getattr(arguments, name) for name in names},
+        settings.answers.answer_max_new_tokens,
+        [speech.speech_engine, speech.speech_model, speech.train_voices, speech.test_voices],
+        [speech.recordings_per_question, speech.augmentations, speech.noise_snr_db],
+        [verification.recognizer, verification.recognizer_model, verification.max_wer],
+        [verification.similarity_model, verification.min_similarity],
     )[:16]

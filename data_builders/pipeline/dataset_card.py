@@ -1,4 +1,4 @@
-"""The data set's card and pictures, from the facts of its build."""
+"""The data set's card and histograms, from the facts of its build."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import BuildSettings
 from data_builders.questions.read import is_file
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
@@ -17,14 +17,14 @@ HISTOGRAMS = {
     "speech_seconds": ("seconds of speech", np.arange(0, 30.5, 0.5)),
     "wer": ("word error rate", np.arange(0, 1.05, 0.05)),
     "noisy_wer": ("word error rate, noisy", np.arange(0, 1.05, 0.05)),
-    "similarity": ("similarity of what was heard", np.arange(0, 1.05, 0.05)),
+    "similarity": ("similarity of transcript and question", np.arange(0, 1.05, 0.05)),
 }
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 def write_dataset_card(
     folder: Path,
-    arguments: BuildArguments,
+    settings: BuildSettings,
     teacher: str | None,
     rows: dict[str, int],
     counts: dict[str, dict[str, int]],
@@ -34,12 +34,12 @@ def write_dataset_card(
 
     Args:
         rows: split -> kept rows.
-        counts: stage -> what became of its rows.
-        figures: column -> its values (n,), of all kept rows; at least one each.
+        counts: stage -> outcome -> rows.
+        figures: column -> its values (n,) of all kept rows, at least one each.
     """
     for column, values in figures.items():
         plot_histogram(folder / "images" / f"{column}.png", values, *HISTOGRAMS[column])
-    licenses = dict(entry.split("=", 1) for entry in arguments.licenses)
+    licenses = dict(entry.split("=", 1) for entry in settings.pipeline.licenses)
     total = sum(rows.values())
     data = DatasetCardData(
         language="en",
@@ -50,18 +50,20 @@ def write_dataset_card(
         configs=[
             {
                 "config_name": "default",
-                "data_files": [
-                    {"split": split, "path": f"data/{split}-*.parquet"} for split in sorted(rows)
-                ],
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in sorted(rows)],
             }
         ],
     )
+    assert settings.questions.questions is not None
     card = DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=Path(arguments.output_dir).name,
-        questions=source_label(arguments),
-        arguments=arguments,
+        name=Path(settings.pipeline.output_dir).name,
+        source=source_label(settings.questions.questions),
+        questions=settings.questions,
+        answers=settings.answers,
+        speech=settings.speech,
+        verification=settings.verification,
         teacher=teacher,
         rows=rows,
         counts=counts,
@@ -73,14 +75,13 @@ def write_dataset_card(
     (folder / "README.md").write_text(str(card), encoding="utf-8")
 
 
-def source_label(arguments: BuildArguments) -> str:
-    """The questions' source, without the folders of the machine that a file lay on."""
-    assert arguments.questions is not None
-    return Path(arguments.questions).name if is_file(arguments.questions) else arguments.questions
+def source_label(questions: str) -> str:
+    """Return the questions' source without the folders of this machine."""
+    return Path(questions).name if is_file(questions) else questions
 
 
 def plot_histogram(file: Path, values: np.ndarray, title: str, edges: np.ndarray) -> None:
-    """Write a PNG of values (n,); those beyond the edges count at the edge."""
+    """Write a PNG of values (n,); values beyond the edges count in the outer bins."""
     file.parent.mkdir(exist_ok=True)
     figure, axes = plt.subplots(figsize=(5, 2.5), layout="constrained")
     axes.hist(np.clip(values, edges[0], edges[-1]), bins=edges, color="#4477aa")

@@ -1,23 +1,22 @@
-"""The same work on one process, several, or many machines: datatrove's executors, by one argument.
+"""The same work on one process, several, or many machines: datatrove's executors.
 
 Work is a function of rank and world size that takes every world-size-th shard. It is safe to run twice, and to kill.
 """
 
-import math
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import PipelineArguments
 
 Share = Callable[[int, int], None]
-# Of this process, before it takes its share; Linux alone tells.
+# Of this process, before it is pinned; only Linux has the call.
 ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-class Task:
+class ShareTask:
     """A share of the work as a step of a datatrove pipeline."""
 
     def __init__(self, share: Share, machine: int, machines: int) -> None:
@@ -25,23 +24,31 @@ class Task:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        silence_datatrove()  # in every process that it is sent to
+        silence_datatrove()  # in every process that unpickles the task
 
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         self.share(self.machine * world_size + rank, self.machines * world_size)
         return data
 
 
-def run_shares(
-    share: Share, arguments: BuildArguments, finish: Callable[[], None], logs: Path
-) -> None:
-    """Run the whole of `share`, or this machine's part of it, then `finish`.
+class FinishTask:
+    """The last step of the work as a step of a datatrove pipeline."""
+
+    def __init__(self, finish: Callable[[], None]) -> None:
+        self.finish = finish
+
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        self.finish()
+        return data
+
+
+def run_shares(share: Share, arguments: PipelineArguments, finish: Callable[[], None], logs: Path) -> None:
+    """Run all shares of this machine, then `finish`.
 
     Args:
-        logs: folder of this build's logs, and of what a queue is told to run.
+        logs: folder of datatrove's logs and of a queue's job scripts.
     """
-    machine, machines = arguments.parse_shard()
-    task = Task(share, machine, machines)
+    task = ShareTask(share, *arguments.parse_shard())
     if arguments.executor == "local" and arguments.workers == 1:
         task(None)
     else:
@@ -51,14 +58,23 @@ def run_shares(
 
 
 def silence_datatrove() -> None:
-    """Leave the terminal to the progress bars; datatrove's own words are about its pipelines."""
+    """Disable datatrove's logger, which would break the progress bars."""
     from datatrove.utils.logging import logger
 
     logger.disable("datatrove")
 
 
-def run_locally(task: Task, arguments: BuildArguments, _: Callable[[], None], logs: Path) -> None:
-    """`workers` processes of this machine."""
+def parse_options(arguments: PipelineArguments) -> dict[str, Any]:
+    """Return `executor_options` as keyword arguments; numbers are converted."""
+    options: dict[str, Any] = {}
+    for entry in arguments.executor_options:
+        key, _, value = entry.partition("=")
+        options[key] = int(value) if value.isdecimal() else value
+    return options
+
+
+def run_locally(task: ShareTask, arguments: PipelineArguments, _: Callable[[], None], logs: Path) -> None:
+    """Run `workers` processes on this machine."""
     from datatrove.executor import LocalPipelineExecutor
 
     silence_datatrove()
@@ -72,49 +88,43 @@ def run_locally(task: Task, arguments: BuildArguments, _: Callable[[], None], lo
     ).run()
 
 
-def run_on_own_cores(task: Task, data: Any, rank: int = 0, world_size: int = 1) -> Any:
-    """Run on this rank's share of the cores.
+def run_on_own_cores(task: ShareTask, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+    """Run on this rank's part of the cores.
 
-    A worker and its engine's processes take turns; left to the scheduler they chase each other over all cores, and two
-    workers speak 1.6 times as much as one instead of twice.
+    A worker and its engine's processes take turns. The scheduler moves them over all cores, and two workers reach 1.6
+    times the speed of one instead of 2.
     """
     if ALL_CORES and len(ALL_CORES) >= world_size:
         os.sched_setaffinity(0, ALL_CORES[rank::world_size])
     return task(data, rank, world_size)
 
 
-def run_by_slurm(
-    task: Task, arguments: BuildArguments, finish: Callable[[], None], logs: Path
-) -> None:
-    """`workers` tasks of a Slurm cluster that shares the folders, then one that finishes."""
+def run_by_slurm(task: ShareTask, arguments: PipelineArguments, finish: Callable[[], None], logs: Path) -> None:
+    """Queue `workers` tasks on a Slurm cluster with shared folders, then one that finishes."""
     from datatrove.executor import SlurmPipelineExecutor
 
-    shared = dict(
-        time=arguments.slurm_time, partition=arguments.slurm_partition, skip_completed=False
-    )
+    options = {"time": "24:00:00", "partition": "gpu", **parse_options(arguments)}
     work = SlurmPipelineExecutor(
         [task],
         tasks=arguments.workers,
         job_name="build_data",
         logging_dir=str(logs),
-        cpus_per_task=arguments.task_cpus,
-        mem_per_cpu_gb=math.ceil(arguments.task_memory_gb / arguments.task_cpus),
-        gpus_per_task=arguments.task_gpus,
-        **shared,
+        skip_completed=False,
+        **options,
     )
     SlurmPipelineExecutor(
-        [Finish(finish)],
+        [FinishTask(finish)],
         tasks=1,
         job_name="finish_data",
         depends=work,
         logging_dir=f"{logs}_finish",
-        mem_per_cpu_gb=arguments.task_memory_gb,
-        **shared,
+        skip_completed=False,
+        **options,
     ).run()
 
 
-def run_by_ray(task: Task, arguments: BuildArguments, _: Callable[[], None], logs: Path) -> None:
-    """`workers` tasks of a Ray cluster that shares the folders."""
+def run_by_ray(task: ShareTask, arguments: PipelineArguments, _: Callable[[], None], logs: Path) -> None:
+    """Run `workers` tasks on a Ray cluster with shared folders."""
     from datatrove.executor import RayPipelineExecutor
 
     RayPipelineExecutor(
@@ -122,22 +132,9 @@ def run_by_ray(task: Task, arguments: BuildArguments, _: Callable[[], None], log
         tasks=arguments.workers,
         workers=arguments.workers,
         logging_dir=str(logs),
-        cpus_per_task=arguments.task_cpus,
-        mem_per_cpu_gb=arguments.task_memory_gb / arguments.task_cpus,
-        gpus_per_task=arguments.task_gpus,
         skip_completed=False,
+        **parse_options(arguments),
     ).run()
-
-
-class Finish:
-    """The end of the work as a step of a datatrove pipeline."""
-
-    def __init__(self, finish: Callable[[], None]) -> None:
-        self.finish = finish
-
-    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
-        self.finish()
-        return data
 
 
 EXECUTORS = {"local": run_locally, "slurm": run_by_slurm, "ray": run_by_ray}

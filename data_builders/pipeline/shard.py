@@ -1,160 +1,167 @@
-"""One finished shard: a parquet file of kept rows, another of rejected ones, and what they amount to, written last.
+"""One finished shard: a parquet file of kept rows, one of rejected rows, and a record of both, written last.
 
 train-00003.parquet             rows of the contract's schema, clips inside
-train-00003.rejected.parquet    the same and why
+train-00003.rejected.parquet    the same columns and the rejection
 train-00003.json                counts and checksums; a shard without it is not finished
 """
 
 import collections
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import soundfile
 from datasets import Audio, Features, Value
 
-from data_builders.answers.base import unpack_answer
-from data_builders.arguments import BuildArguments
-from data_builders.pipeline.stages import Work, recognizer_groups
+from data_builders.answers import base as answers
+from data_builders.arguments import SpeechArguments
+from data_builders.outcomes import Rejected
+from data_builders.pipeline.caches import ShardCaches
+from data_builders.pipeline.run_stage import Outcomes
+from data_builders.pipeline.stages import (
+    AnswerStage,
+    AugmentationStage,
+    ShardRecordings,
+    SpeechStage,
+    VerificationStage,
+)
 from data_builders.schema import FEATURES, SPEECH_RATE_HZ
+from data_builders.speech import synthesis
 from data_builders.speech.augmentation import augmentation_label
-from data_builders.speech.recordings import Recording
 from data_builders.speech.synthesis import engine_label
-from data_builders.speech.verification import Check
-from data_builders.storage.atomic import AtomicParquetWriter, write_atomic
-from data_builders.storage.call_cache import CallCache
+from data_builders.speech.verification import SpeechCheck
+from data_builders.storage.atomic import write_atomic
+from data_builders.storage.parquet import AtomicParquetWriter
 
-# As others will load it: decoding, as usual. What trains reads the bytes.
+# Decoding audio columns, the default of others who load the files. Training reads the bytes.
 STORED_FEATURES = Features(
     {
         name: Audio(sampling_rate=SPEECH_RATE_HZ) if isinstance(feature, Audio) else feature
         for name, feature in FEATURES.items()
     }
 )
+REJECTED_FEATURES = Features(
+    {**STORED_FEATURES, **{f"rejected_{name}": Value("string") for name in ("stage", "code", "detail")}}
+)  # fmt: skip
 FAILED = "failed"
-# How reasons begin that a mended engine or server may lift.
-ASK_AGAIN = (FAILED, "not answered", "not spoken")
-REJECTED_FEATURES = Features({**STORED_FEATURES, "reason": Value("string")})
+# Codes that a repaired engine or server may lift.
+RETRIED_CODES = (FAILED, "not_answered", "not_spoken")
+
+JudgedRow = tuple[dict[str, Any], Rejected | None]
 
 
-def write_shard(work: Work, shard: str, folder: Path) -> None:
-    """Write one shard, unless it is there or the result of one of its rows is not known yet.
+@dataclass
+class RowAssembler:
+    """Assembles the rows of a shard from the caches of the stages.
 
-    Every file is written beside its place, synced and renamed; the JSON comes last.
+    Attributes:
+        answers: None where no answers are generated; rows keep the source's.
+        verification: None where no recognizer runs.
     """
-    done = folder / f"{shard}.json"
-    if done.exists():
-        return
-    failed = {failure.row for failure in work.failures if failure.shard == shard}
-    if failed and not work.arguments.skip_failed:
-        return
+
+    recordings: ShardRecordings
+    caches: ShardCaches
+    outcomes: Outcomes
+    answers: AnswerStage | None
+    verification: VerificationStage | None
+    max_wer: float
+    min_similarity: float
+
+    def assemble(self, shard: str) -> Iterator[JudgedRow]:
+        """Yield every recording as a row, with its rejection if there is one."""
+        check_keys = {} if self.verification is None else self.verification.check_keys(shard)
+        with ExitStack() as stack:
+            answer_cache, clips, augmented, checks = (
+                stack.enter_context(self.caches.open(stage, shard))
+                for stage in (
+                    AnswerStage.name,
+                    SpeechStage.name,
+                    AugmentationStage.name,
+                    VerificationStage.name,
+                )
+            )
+
+            def read_check(clip_key: str) -> SpeechCheck | None:
+                packed = checks.get(check_keys[clip_key]) if clip_key in check_keys else None
+                return None if packed is None else SpeechCheck.unpack(packed)
+
+            for selected, recording in self.recordings.all(shard):
+                row: dict[str, Any] = dict.fromkeys(FEATURES)
+                row.update({name: value for name, value in selected.items() if name in row})
+                row.update(id=recording.id, voice=recording.voice or None)
+                rejections = []
+                if self.answers is not None:
+                    key = self.answers.key(selected)
+                    rejections.append(self._add_answer(row, key, answer_cache.get(key)))
+                if recording.clip_key:
+                    key = recording.clip_key
+                    rejections.append(self._add_speech(row, key, clips.get(key), read_check(key)))
+                if recording.augmented_key:
+                    key = recording.augmented_key
+                    add_augmented(row, augmented.get(key), read_check(key), self.recordings.speech)
+                yield row, next(filter(None, rejections), None)
+
+    def _missing(self, key: str, stage: str) -> Rejected:
+        """Return the rejection of a row whose call has no cached value."""
+        return self.outcomes.rejected.get(key) or Rejected(stage, FAILED)
+
+    def _add_answer(self, row: dict[str, Any], key: str, packed: bytes | None) -> Rejected | None:
+        assert self.answers is not None
+        if packed is None:
+            return self._missing(key, answers.STAGE)
+        answer, limit = answers.unpack_answer(packed), self.answers.max_new_tokens
+        row["teacher_response"] = answer.text
+        row["teacher"] = f"{self.answers.teacher}, greedy, at most {limit} tokens"
+        if answer.finish_reason != "stop":
+            return Rejected(answers.STAGE, "cut_off", answer.finish_reason)
+        return None if answer.text else Rejected(answers.STAGE, "empty")
+
+    def _add_speech(
+        self, row: dict[str, Any], key: str, clip: bytes | None, check: SpeechCheck | None
+    ) -> Rejected | None:
+        if clip is None:
+            return self._missing(key, synthesis.STAGE)
+        row["speech"] = {"bytes": clip, "path": f"{row['id']}.flac"}
+        row["speech_seconds"] = soundfile.info(io.BytesIO(clip)).duration
+        row["speech_engine"] = engine_label(self.recordings.speech)
+        if check is None:
+            return None
+        row.update(transcript=check.transcript, wer=check.wer, similarity=check.similarity)
+        return check.reject(self.max_wer, self.min_similarity)
+
+
+def add_augmented(row: dict[str, Any], clip: bytes | None, check: SpeechCheck | None, speech: SpeechArguments) -> None:
+    """Add the augmented clip to the row; its word error rate is stored and rejects nothing."""
+    if clip is not None:
+        row["noisy_speech"] = {"bytes": clip, "path": f"{row['id']}-noisy.flac"}
+        row["augmentation"] = augmentation_label(speech.augmentations, speech.noise_snr_db)
+        row["noisy_wer"] = check and check.wer
+
+
+def write_shard(rows: Iterable[JudgedRow], shard: str, folder: Path) -> None:
+    """Write the shard's files; the JSON, which makes it finished, comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     counts: collections.Counter[str] = collections.Counter()
+    channels: collections.Counter[str] = collections.Counter()
     kept = AtomicParquetWriter(folder / f"{shard}.parquet", STORED_FEATURES)
     rejected = AtomicParquetWriter(folder / f"{shard}.rejected.parquet", REJECTED_FEATURES)
-    for row, reason in judge_rows(work, shard, failed):
-        counts[reason or "kept"] += 1
-        if reason is None:
+    for row, rejection in rows:
+        if rejection is None:
+            counts["kept"] += 1
+            channels.update(row["channels"])
             kept.write(row)
-            for channel in row["channels"]:
-                counts[channel] += 1
         else:
-            rejected.write({**row, "reason": reason})
-    files = {file.path.name: file.close() for file in (kept, rejected)}
-    entry = {"counts": dict(sorted(counts.items())), "files": files}
-    write_atomic(done, json.dumps(entry, indent=1).encode())
-
-
-def judge_rows(
-    work: Work, shard: str, failed: set[str]
-) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Every take of a shard as a row, with why it is rejected."""
-    arguments = work.arguments
-    with (
-        work.journal("answers", shard) as answers,
-        work.journal("speech", shard) as speech,
-        work.journal("noise", shard) as noise,
-        work.journal("checks", shard) as checks,
-    ):
-        check_keys = {}
-        if arguments.recognizer != "none":
-            for kind in work.recordings:
-                for checked in recognizer_groups(work, shard, kind):
-                    check_keys.update({clip: key for key, (_, clip) in checked.rows.items()})
-        for planned, take in work.takes(shard):
-            row, reason = start_row(planned, take, arguments), None
-            if work.teacher is not None:
-                reason = add_answer(row, answers, work, planned)
-            if take.clip_key:
-                check = read_check(checks, check_keys.get(take.clip_key))
-                clip = speech.get(take.clip_key)
-                if clip is None:
-                    reason = reason or explain_absence(work, take.clip_key, "not spoken")
-                else:
-                    why = add_speech(row, clip, check, arguments)
-                    reason = reason or why
-            if take.noisy_key:
-                check = read_check(checks, check_keys.get(take.noisy_key))
-                add_noisy_speech(row, noise.get(take.noisy_key), check, arguments)
-            yield row, FAILED if failed & {row["id"], row["question"]} else reason
-
-
-def explain_absence(work: Work, key: str, what: str) -> str:
-    """Why a call has no result: it was refused, or failed time and again."""
-    return f"{what}: {work.refusals[key]}" if key in work.refusals else FAILED
-
-
-def start_row(
-    planned: dict[str, Any], take: Recording, arguments: BuildArguments
-) -> dict[str, Any]:
-    """A row before it has an answer or a sound."""
-    row = dict.fromkeys(FEATURES)
-    row.update({name: value for name, value in planned.items() if name in row})
-    return {**row, "id": take.id, "voice": take.voice or None}
-
-
-def add_answer(
-    row: dict[str, Any], answers: CallCache, work: Work, planned: dict[str, Any]
-) -> str | None:
-    """The teacher's answer into the row; returns why the row is rejected."""
-    found = answers.get(work.answer_key(planned))
-    if found is None:
-        return explain_absence(work, work.answer_key(planned), "not answered")
-    answer = unpack_answer(found)
-    limit = work.arguments.answer_max_new_tokens
-    row["teacher_response"] = answer.text
-    row["teacher"] = f"{work.teacher}, greedy, at most {limit} tokens"
-    if answer.finish_reason != "stop":
-        return f"answer cut off ({answer.finish_reason})"
-    return None if answer.text else "empty answer"
-
-
-def add_speech(
-    row: dict[str, Any], clip: bytes, check: Check | None, arguments: BuildArguments
-) -> str | None:
-    """The clip and what was heard into the row; returns why the row is rejected."""
-    row["speech"] = {"bytes": clip, "path": f"{row['id']}.flac"}
-    row["speech_seconds"] = soundfile.info(io.BytesIO(clip)).duration
-    row["speech_engine"] = engine_label(arguments)
-    if check is None:
-        return None
-    row.update(heard=check.heard, wer=check.wer, similarity=check.similarity)
-    return check.rejection_reason(arguments)
-
-
-def add_noisy_speech(
-    row: dict[str, Any], clip: bytes | None, check: Check | None, arguments: BuildArguments
-) -> None:
-    """The noisy clip into the row: its word error rate is told, and nobody is rejected for it."""
-    if clip is None:
-        return
-    row["noisy_speech"] = {"bytes": clip, "path": f"{row['id']}-noisy.flac"}
-    row["noise"] = augmentation_label(arguments)
-    row["noisy_wer"] = check and check.wer
-
-
-def read_check(checks: CallCache, key: str | None) -> Check | None:
-    found = checks.get(key) if key is not None else None
-    return Check.unpack(found) if found is not None else None
+            counts[rejection.code] += 1
+            reason = {f"rejected_{name}": value for name, value in asdict(rejection).items()}
+            rejected.write({**row, **reason})
+    files = {writer.path.name: writer.close() for writer in (kept, rejected)}
+    entry = {
+        "counts": dict(sorted(counts.items())),
+        "channels": dict(sorted(channels.items())),
+        "files": files,
+    }
+    write_atomic(folder / f"{shard}.json", json.dumps(entry, indent=1).encode())

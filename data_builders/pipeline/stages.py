@@ -1,291 +1,272 @@
-"""answers -> speech -> checks, shard by shard: what is missing is made and journaled, and nothing else is touched.
+"""The expensive stages of a build, one class each: answers, speech, augmentation, verification.
 
-Each shard and stage has a journal. Its keys are contents, so a second run finds everything done, a changed voice misses
-speech and checks alone, and a kill costs the calls in flight. Engines start when something is missing.
+A stage turns a shard into calls with cache keys, and computes the missing ones. `run_stage` does the rest for all:
+caches, progress, rejections, failures. Keys are contents, so a second run computes nothing, a changed voice misses
+speech and verification alone, and a kill costs the calls in flight.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
-
-from tqdm import tqdm
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from data_builders.answers.base import (
-    REFUSED,
+    Answer,
     AnswerGenerator,
     Question,
+    answer_key,
     length_batches,
-    make_answer_key,
     pack_answer,
 )
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import SpeechArguments, VerificationArguments
 from data_builders.audio import decode_speech, encode_speech
 from data_builders.clients.concurrent import TemporaryFailure, map_concurrent
-from data_builders.questions.select import Plan
-from data_builders.speech.augmentation import Noise
+from data_builders.outcomes import Rejected
+from data_builders.pipeline.caches import ShardCaches
+from data_builders.questions.select import Selection
+from data_builders.speech.augmentation import Augmenter
 from data_builders.speech.recordings import Recording, plan_recordings
-from data_builders.speech.synthesis import SPOKEN, SpeechEngine, load_engine, speak
-from data_builders.speech.verification import SpeechVerifier, find_recognizer, make_check_key
+from data_builders.speech.synthesis import SpeechEngine, load_engine, synthesize_clip
+from data_builders.speech.verification import SpeechVerifier, check_key, find_recognizer
 from data_builders.storage.call_cache import CallCache
 
-CLIPS_A_CALL = 32
+CLIPS_PER_CALL = 32
+
+# A packed value, a rejection, a failure, or None where an earlier stage left nothing to work on.
+CallResult = bytes | Rejected | TemporaryFailure | None
 
 
-class Failure(NamedTuple):
-    """A call that failed every time it was tried; the row's result is not known yet."""
+class Stage(Protocol):
+    """One kind of expensive call."""
 
-    shard: str
-    stage: str
-    row: str
-    error: str
+    name: str
+
+    def calls(self, shard: str) -> dict[str, Any]:
+        """Return the shard's calls by cache key, in their order."""
+        ...
+
+    def compute(self, shard: str, calls: dict[str, Any], missing: list[str]) -> Iterator[Mapping[str, CallResult]]:
+        """Yield results by key, in groups that are stored together. Engines start with the first call."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine."""
+        ...
 
 
-class Work:
-    """What the stages share: arguments, plan, the shards that are ours, and who the teacher is.
+class ShardRecordings:
+    """The recordings of a selection's shards."""
+
+    def __init__(self, selection: Selection, speech: SpeechArguments, seed: int) -> None:
+        self.selection, self.speech, self.seed = selection, speech, seed
+
+    def all(self, shard: str) -> list[tuple[dict[str, Any], Recording]]:
+        """Return every row's recordings, in their order; a row that is never spoken has one."""
+        return [
+            (row, recording)
+            for row in self.selection.read(shard)
+            for recording in plan_recordings(row, self.speech, self.seed)
+        ]
+
+    def spoken(self, shard: str) -> list[tuple[dict[str, Any], Recording]]:
+        """Return the recordings with a clip."""
+        return [(row, recording) for row, recording in self.all(shard) if recording.clip_key]
+
+
+class AnswerStage:
+    """The teacher's answer to every question.
 
     Args:
-        teacher: identity of the teacher, part of the journal's keys; None where nobody answers.
+        teacher: fingerprint of the teacher, part of the keys.
+        batch_size: questions that are answered together.
         load_generator: called only where an answer is missing.
-        quiet: no progress bars.
     """
+
+    name = "answers"
 
     def __init__(
         self,
-        arguments: BuildArguments,
-        plan: Plan,
-        shards: list[str],
-        teacher: str | None,
+        selection: Selection,
+        teacher: str,
+        max_new_tokens: int,
+        batch_size: int,
         load_generator: Callable[[], AnswerGenerator],
-        quiet: bool = False,
     ) -> None:
-        self.arguments, self.plan, self.shards = arguments, plan, shards
-        self.teacher, self.load_generator, self.quiet = teacher, load_generator, quiet
-        self.failures: list[Failure] = []
-        # Key of a call -> why it was refused; never journaled, since a server can be mended.
-        self.refusals: dict[str, str] = {}
+        self.selection, self.teacher = selection, teacher
+        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.load_generator = load_generator
+        self.generator: AnswerGenerator | None = None
 
-    def run(self) -> list[Failure]:
-        """All stages of our shards; returns what failed."""
-        if self.teacher is not None:
-            answer_shards(self)
-        speak_shards(self)
-        if self.arguments.noise:
-            add_noise_to_shards(self)
-        if self.arguments.recognizer != "none":
-            check_shards(self)
-        return self.failures
-
-    @property
-    def recordings(self) -> tuple[str, ...]:
-        """Kinds of clip that a take has, as their journals are named."""
-        return ("speech", "noise") if self.arguments.noise else ("speech",)
-
-    @property
-    def answer_batch_size(self) -> int:
-        """Questions that are answered together; a server gets them one by one."""
-        return 1 if self.arguments.teacher_base_url else self.arguments.answer_batch_size
-
-    def answer_key(self, row: dict[str, Any]) -> str:
-        assert self.teacher is not None
+    def key(self, row: dict[str, Any]) -> str:
+        """Return the cache key of a row's answer."""
         question = Question(row["question"], row["system"])
-        return make_answer_key(self.teacher, self.arguments.answer_max_new_tokens, question)
+        return answer_key(self.teacher, self.max_new_tokens, question)
 
-    def takes(self, shard: str) -> list[tuple[dict[str, Any], Recording]]:
-        """Every recording of a shard, in its order."""
-        return [
-            (row, take)
-            for row in self.plan.read(shard)
-            for take in plan_recordings(row, self.arguments)
-        ]
+    def calls(self, shard: str) -> dict[str, Question]:
+        return {self.key(row): Question(row["question"], row["system"]) for row in self.selection.read(shard)}
 
-    def spoken_recordings(self, shard: str) -> list[tuple[dict[str, Any], Recording]]:
-        return [(row, take) for row, take in self.takes(shard) if take.clip_key]
-
-    @contextmanager
-    def journal(self, stage: str, shard: str) -> Iterator[CallCache]:
-        journal = CallCache(Path(self.arguments.cache_dir) / "journal" / stage / f"{shard}.sqlite")
-        try:
-            yield journal
-        finally:
-            journal.close()
-
-    def progress(self, name: str, total: int) -> tqdm:
-        """A bar in calls; what was done before does not count towards its speed."""
-        return tqdm(total=total, desc=name, unit="row", disable=self.quiet, smoothing=0.1)
-
-
-def skip(progress: tqdm, count: int) -> None:
-    """Move the bar over `count` rows that were done by an earlier run."""
-    if not progress.disable:
-        progress.initial += count
-        progress.update(count)
-
-
-def answer_shards(work: Work) -> None:
-    """The teacher's answer to every question."""
-    answerer: AnswerGenerator | None = None
-    with work.progress(
-        "answers", sum(work.plan.shards[shard] for shard in work.shards)
-    ) as progress:
-        for shard in work.shards:
-            keys = {
-                Question(row["question"], row["system"]): work.answer_key(row)
-                for row in work.plan.read(shard)
+    def compute(self, shard: str, calls: dict[str, Question], missing: list[str]) -> Iterator[dict[str, CallResult]]:
+        key_of = {question: key for key, question in calls.items()}
+        wanted = {calls[key] for key in missing}
+        # Complete batches, also where a part is known: an answer may depend on the lengths in its batch.
+        batches = length_batches(list(calls.values()), self.batch_size)
+        batches = [batch for batch in batches if wanted.intersection(batch)]
+        self.generator = self.generator or self.load_generator()
+        for questions, outcomes in self.generator.generate(batches):
+            yield {
+                key_of[question]: pack_answer(outcome) if isinstance(outcome, Answer) else outcome
+                for question, outcome in zip(questions, outcomes, strict=True)
             }
-            with work.journal("answers", shard) as journal:
-                missing = set(journal.adopt(keys.values()))
-                skip(progress, work.plan.shards[shard] - len(missing))
-                # Whole batches, also where a part is known: an answer may depend on its neighbors' lengths.
-                batches = length_batches(list(keys), work.answer_batch_size)
-                batches = [batch for batch in batches if any(keys[q] in missing for q in batch)]
-                if not batches:
-                    continue
-                answerer = answerer or work.load_generator()
-                for questions, answers in answerer.answer(batches):
-                    if isinstance(answers, TemporaryFailure):
-                        work.failures += [
-                            Failure(shard, "answers", question.question, str(answers))
-                            for question in questions
-                        ]
-                        continue
-                    told = {keys[q]: answer for q, answer in zip(questions, answers, strict=True)}
-                    refused = {k: a.text for k, a in told.items() if a.finish_reason == REFUSED}
-                    work.refusals.update(refused)
-                    journal.put_all(
-                        {k: pack_answer(a) for k, a in told.items() if k not in refused}
-                    )
-                    progress.update(sum(keys[question] in missing for question in questions))
+
+    def close(self) -> None:
+        if self.generator is not None:
+            self.generator.close()
 
 
-def speak_shards(work: Work) -> None:
-    """A clip of every take."""
-    engine: SpeechEngine | None = None
-    with work.progress("speech", count_takes(work)) as progress:
-        try:
-            for shard in work.shards:
-                utterances = {
-                    take.clip_key: (row["spoken"], take.voice, take.id)
-                    for row, take in work.spoken_recordings(shard)
-                }
-                with work.journal("speech", shard) as journal:
-                    missing = journal.adopt(utterances)
-                    skip(progress, len(utterances) - len(missing))
-                    if not missing:
-                        continue
-                    engine = engine or load_engine(work.arguments)
-                    for key, clip in speak_all(engine, {key: utterances[key] for key in missing}):
-                        if isinstance(clip, bytes) and clip.startswith(SPOKEN):
-                            journal.put(key, clip)
-                        elif isinstance(clip, bytes):
-                            work.refusals[key] = clip.decode()
-                        else:
-                            work.failures.append(
-                                Failure(shard, "speech", utterances[key][2], str(clip))
-                            )
-                        progress.update()
-        finally:
-            if engine is not None:
-                engine.close()
+class SpeechStage:
+    """A clip of every recording."""
 
+    name = "speech"
 
-def speak_all(
-    engine: SpeechEngine, utterances: dict[str, tuple[str, str, str]]
-) -> Iterator[tuple[str, bytes | Exception]]:
-    """Clips by key, as they come."""
+    def __init__(self, recordings: ShardRecordings) -> None:
+        self.recordings = recordings
+        self.engine: SpeechEngine | None = None
 
-    def speak_one(key: str) -> bytes:
-        text, voice, _ = utterances[key]
-        return speak(engine, text, voice)
-
-    return map_concurrent(speak_one, utterances, engine.in_flight)
-
-
-def count_takes(work: Work) -> int:
-    """Recordings in our shards, near enough for a bar: questions that are never spoken count too."""
-    train, other = work.arguments.recordings_per_question, len(work.arguments.test_voices)
-    return sum(
-        work.plan.shards[shard] * (train if shard.startswith("train-") else other)
-        for shard in work.shards
-    )
-
-
-def add_noise_to_shards(work: Work) -> None:
-    """A noisy copy of every clip."""
-    noise = Noise(work.arguments.noise, work.arguments.noise_snr_db)
-    with work.progress("noise", count_takes(work)) as progress:
-        for shard in work.shards:
-            with work.journal("speech", shard) as clips, work.journal("noise", shard) as journal:
-                takes = {take.noisy_key: take for _, take in work.spoken_recordings(shard)}
-                missing = journal.adopt(takes)
-                skip(progress, len(takes) - len(missing))
-                for key in missing:
-                    clip = clips.get(takes[key].clip_key)
-                    if clip is not None:
-                        samples = decode_speech({"bytes": clip, "path": None}, takes[key].id)
-                        journal.put(key, encode_speech(noise.apply(samples, key)))
-                    progress.update()
-
-
-def check_shards(work: Work) -> None:
-    """What an independent recognizer hears in every clip, clean and noisy."""
-    checker: SpeechVerifier | None = None
-    with work.progress("checks", len(work.recordings) * count_takes(work)) as progress:
-        try:
-            for shard, kind in itertools.product(work.shards, work.recordings):
-                with work.journal(kind, shard) as clips, work.journal("checks", shard) as journal:
-                    for checks in recognizer_groups(work, shard, kind):
-                        missing = journal.adopt(checks.rows)
-                        skip(progress, len(checks.rows) - len(missing))
-                        for start in range(0, len(missing), CLIPS_A_CALL):
-                            checker = checker or SpeechVerifier(work.arguments)
-                            some = missing[start : start + CLIPS_A_CALL]
-                            journal.put_all(check_some(checker, some, checks, clips))
-                            progress.update(len(some))
-        finally:
-            if checker is not None:
-                checker.close()
-
-
-class CheckSet(NamedTuple):
-    """Clips that are heard together, and all that may be said in them."""
-
-    sentences: list[str]
-    rows: dict[str, tuple[dict[str, Any], str]]  # key of the check -> planned row, key of the clip
-
-
-def recognizer_groups(work: Work, shard: str, kind: str) -> Iterator[CheckSet]:
-    """The takes of a shard, some sentences at a time: as many as the recognizer is to tell apart."""
-    size = find_recognizer(work.arguments).set_size
-    takes = work.spoken_recordings(shard)
-    sentences = list(dict.fromkeys(row["spoken"] for row, _ in takes))
-    for start in range(0, len(sentences), size or max(len(sentences), 1)):
-        some = sentences[start : start + size] if size else []
-        within = set(some or sentences)
-        clips = {
-            take.clip_key if kind == "speech" else take.noisy_key: row
-            for row, take in takes
-            if row["spoken"] in within
+    def calls(self, shard: str) -> dict[str, tuple[str, str]]:
+        """Return text and voice by key."""
+        return {
+            recording.clip_key: (row["spoken_text"], recording.voice)
+            for row, recording in self.recordings.spoken(shard)
         }
-        keys = {clip: make_check_key(work.arguments, clip, some) for clip in clips}
-        yield CheckSet(some, {key: (clips[clip], clip) for clip, key in keys.items()})
+
+    def compute(
+        self, shard: str, calls: dict[str, tuple[str, str]], missing: list[str]
+    ) -> Iterator[dict[str, CallResult]]:
+        engine = self.engine = self.engine or load_engine(self.recordings.speech)
+
+        def synthesize(key: str) -> bytes | Rejected:
+            return synthesize_clip(engine, *calls[key])
+
+        for key, result in map_concurrent(synthesize, missing, engine.in_flight):
+            assert not isinstance(result, ValueError)  # `synthesize_clip` returns refusals
+            yield {key: result}
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
 
 
-def check_some(
-    checker: SpeechVerifier, keys: list[str], checks: CheckSet, clips: CallCache
-) -> dict[str, bytes]:
-    """Checks by key, of those clips that were spoken."""
-    spoken = {}
-    for key in keys:
-        row, clip_key = checks.rows[key]
-        clip = clips.get(clip_key)
-        if clip is not None:
-            spoken[key] = row, decode_speech({"bytes": clip, "path": None}, row["id"])
-    found = checker.check(
-        [samples for _, samples in spoken.values()],
-        [row["spoken"] for row, _ in spoken.values()],
-        [row["question"] for row, _ in spoken.values()],
-        checks.sentences,
-    )
-    return {key: check.pack() for key, check in zip(spoken, found, strict=True)}
+class AugmentationStage:
+    """An augmented copy of every clip."""
+
+    name = "augmentation"
+
+    def __init__(self, recordings: ShardRecordings, caches: ShardCaches) -> None:
+        self.recordings, self.caches = recordings, caches
+        speech = recordings.speech
+        self.augmenter = Augmenter(speech.augmentations, speech.noise_snr_db)
+
+    def calls(self, shard: str) -> dict[str, Recording]:
+        return {recording.augmented_key: recording for _, recording in self.recordings.spoken(shard)}
+
+    def compute(self, shard: str, calls: dict[str, Recording], missing: list[str]) -> Iterator[dict[str, CallResult]]:
+        with self.caches.open(SpeechStage.name, shard) as clips:
+            for key in missing:
+                clip = clips.get(calls[key].clip_key)
+                if clip is None:
+                    yield {key: None}
+                    continue
+                samples = decode_speech({"bytes": clip, "path": None}, calls[key].id)
+                yield {key: encode_speech(self.augmenter.apply(samples, key))}
+
+    def close(self) -> None:
+        """Free nothing: effects are functions."""
+
+
+class CheckCall(NamedTuple):
+    """One clip to verify."""
+
+    row: dict[str, Any]
+    clip_key: str
+    clip_stage: str  # the stage whose cache holds the clip
+    sentences: tuple[str, ...]  # the recognizer's closed set; empty where it transcribes freely
+
+
+class VerificationStage:
+    """A check of every clip, clean and augmented."""
+
+    name = "verification"
+
+    def __init__(
+        self,
+        recordings: ShardRecordings,
+        arguments: VerificationArguments,
+        caches: ShardCaches,
+    ) -> None:
+        self.recordings, self.arguments, self.caches = recordings, arguments, caches
+        self.set_size = find_recognizer(arguments).set_size
+        self.verifier: SpeechVerifier | None = None
+
+    def calls(self, shard: str) -> dict[str, CheckCall]:
+        spoken = self.recordings.spoken(shard)
+        kinds = [(SpeechStage.name, [(row, r.clip_key) for row, r in spoken])]
+        if self.recordings.speech.augmentations:
+            kinds.append((AugmentationStage.name, [(row, r.augmented_key) for row, r in spoken]))
+        calls = {}
+        for clip_stage, clips in kinds:
+            for sentences, group in recognizer_groups(clips, self.set_size):
+                for row, key in group:
+                    check = check_key(self.arguments, key, list(sentences))
+                    calls[check] = CheckCall(row, key, clip_stage, sentences)
+        return calls
+
+    def check_keys(self, shard: str) -> dict[str, str]:
+        """Return the key of each clip's check, by the clip's own key."""
+        return {call.clip_key: key for key, call in self.calls(shard).items()}
+
+    def compute(self, shard: str, calls: dict[str, CheckCall], missing: list[str]) -> Iterator[dict[str, CallResult]]:
+        for (clip_stage, sentences), group in itertools.groupby(
+            missing, key=lambda key: (calls[key].clip_stage, calls[key].sentences)
+        ):
+            keys = list(group)
+            with self.caches.open(clip_stage, shard) as clips:
+                for start in range(0, len(keys), CLIPS_PER_CALL):
+                    yield self._verify(keys[start : start + CLIPS_PER_CALL], calls, sentences, clips)
+
+    def _verify(
+        self,
+        keys: list[str],
+        calls: dict[str, CheckCall],
+        sentences: tuple[str, ...],
+        clips: CallCache,
+    ) -> dict[str, CallResult]:
+        self.verifier = self.verifier or SpeechVerifier(self.arguments)
+        results: dict[str, CallResult] = dict.fromkeys(keys)
+        found = {key: clip for key in keys if (clip := clips.get(calls[key].clip_key)) is not None}
+        rows = [calls[key].row for key in found]
+        checks = self.verifier.check(
+            [
+                decode_speech({"bytes": clip, "path": None}, row["id"])
+                for clip, row in zip(found.values(), rows, strict=True)
+            ],
+            [row["spoken_text"] for row in rows],
+            [row["question"] for row in rows],
+            list(sentences),
+        )
+        results.update({key: check.pack() for key, check in zip(found, checks, strict=True)})
+        return results
+
+    def close(self) -> None:
+        if self.verifier is not None:
+            self.verifier.close()
+
+
+def recognizer_groups(
+    clips: Iterable[tuple[dict[str, Any], str]], set_size: int | None
+) -> Iterator[tuple[tuple[str, ...], list[tuple[dict[str, Any], str]]]]:
+    """Divide (row, clip key) pairs by sets of `set_size` sentences; one group without a set where it is None."""
+    clips = list(clips)
+    sentences = list(dict.fromkeys(row["spoken_text"] for row, _ in clips))
+    for start in range(0, len(sentences), set_size or max(len(sentences), 1)):
+        allowed = tuple(sentences[start : start + set_size]) if set_size else ()
+        members = set(allowed or sentences)
+        yield allowed, [(row, key) for row, key in clips if row["spoken_text"] in members]

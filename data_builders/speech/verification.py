@@ -1,61 +1,65 @@
-"""Does the clip say the question? An independent recognizer hears it, and its samples are looked at.
+"""Verification of clips: an independent recognizer transcribes each one, and its sound is measured.
 
-In: clips with what they should say. Out: what was heard, word error rate, similarity, and the sound's own figures. A
-new recognizer is one file in `asr/` and one line here.
+In: clips and their texts. Out: transcript, word error rate, similarity, measures, and a rejection where one is due. A
+new recognizer is one file in `asr/` and one line in `RECOGNIZERS`.
 """
 
-import importlib
 import json
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from data_builders.arguments import BuildArguments
-from data_builders.schema import SPEECH_RATE_HZ
+from data_builders.arguments import VerificationArguments
+from data_builders.outcomes import Rejected
+from data_builders.registry import load_class
+from data_builders.speech.measures import measure_audio
 from data_builders.storage.call_cache import content_key
 
 RECOGNIZERS = {
     "pocketsphinx": "data_builders.speech.asr.pocketsphinx:PocketsphinxRecognizer",
-    "whisper": "data_builders.speech.asr.whisper:WhisperRecogniser",
+    "whisper": "data_builders.speech.asr.whisper:WhisperRecognizer",
 }
-FRAME = SPEECH_RATE_HZ // 50  # samples of 20 ms
-QUIET = 10 ** (-45 / 20)  # below the loudest frame: nobody speaks there
-FULL_SCALE = 0.999
+STAGE = "verification"
+NO_RECOGNIZER = "none"
 MAX_CLIPPED_SHARE = 0.01
 MAX_PAUSE_SECONDS = 2.0
 MIN_LOUDNESS = 1e-3  # of the loudest frame, root mean square
-LETTERS_A_SECOND = (4.0, 30.0)  # people: 10 to 20
-# A clip that fits another question so much better belongs there: of swapped clips of questions that differ by a word, a
-# limit on the word error rate alone found 57 %, this 98 %, and 5 % of the right ones fell to it.
-OTHER_BY = 0.1
+LETTERS_PER_SECOND = (4.0, 30.0)  # people: 10 to 20
+# A clip that fits another question by this much better belongs to it. Of swapped clips of questions that differ by a
+# word, a limit on the word error rate alone found 57 %, this margin 98 %; it rejected 5 % of the right ones.
+OTHER_MARGIN = 0.1
 
 
 class Recognizer(Protocol):
-    """What a recognizer offers."""
+    """A speech recognizer."""
 
     name: str
-    # How many sentences it wants to be told of; None for one that hears anything.
+    # How many sentences it chooses among; None for one that transcribes freely.
     set_size: ClassVar[int | None]
 
     @classmethod
-    def from_arguments(cls, arguments: BuildArguments) -> "Recognizer": ...
-
-    def hear(self, clips: list[np.ndarray], sentences: list[str]) -> list[str]:
-        """What each clip (n,) at 16 kHz says; `sentences` is all that may be said. Equal calls give equal words."""
+    def from_arguments(cls, arguments: VerificationArguments) -> "Recognizer":
+        """Load the model."""
         ...
 
-    def close(self) -> None: ...
+    def transcribe(self, clips: list[np.ndarray], allowed_sentences: list[str]) -> list[str]:
+        """Return a transcript of each clip (n,) at 16 kHz; equal calls give equal transcripts."""
+        ...
+
+    def close(self) -> None:
+        """Free the model."""
+        ...
 
 
 @dataclass
-class Check:
-    """What is known of one clip."""
+class SpeechCheck:
+    """The measurements of one clip."""
 
-    heard: str
+    transcript: str
     wer: float
     similarity: float | None
-    # Against the question of the set, its own apart, that it sounds like most.
+    # Against the sentence of the set, its own apart, that the transcript fits best.
     nearest_other_wer: float | None
     seconds: float
     loudness: float  # root mean square of the loudest frame
@@ -67,114 +71,97 @@ class Check:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def unpack(cls, value: bytes) -> "Check":
+    def unpack(cls, value: bytes) -> "SpeechCheck":
         return cls(**json.loads(value))
 
-    def rejection_reason(self, arguments: BuildArguments) -> str | None:
-        """Why the clip is not kept, or None."""
-        if self.loudness < MIN_LOUDNESS:
-            return "silent"
-        if self.clipped_share > MAX_CLIPPED_SHARE:
-            return "clipped"
-        if self.longest_pause_seconds > MAX_PAUSE_SECONDS:
-            return "long pause"
-        if not LETTERS_A_SECOND[0] <= self.letters_per_second <= LETTERS_A_SECOND[1]:
-            return "speaking rate"
-        if self.wer > arguments.max_wer:
-            return "word error rate"
-        if self.nearest_other_wer is not None and self.nearest_other_wer < self.wer - OTHER_BY:
-            return "sounds like another question"
-        if self.similarity is not None and self.similarity < arguments.min_similarity:
-            return "similarity"
-        return None
+    def reject(self, max_wer: float, min_similarity: float) -> Rejected | None:
+        """Return the first rejection that is due; None for a clip to keep."""
+        slow, fast = LETTERS_PER_SECOND
+        other = self.nearest_other_wer
+        tests = {
+            "silent": (self.loudness < MIN_LOUDNESS, self.loudness),
+            "clipped": (self.clipped_share > MAX_CLIPPED_SHARE, self.clipped_share),
+            "long_pause": (
+                self.longest_pause_seconds > MAX_PAUSE_SECONDS,
+                self.longest_pause_seconds,
+            ),
+            "speaking_rate": (
+                not slow <= self.letters_per_second <= fast,
+                self.letters_per_second,
+            ),
+            "word_error_rate": (self.wer > max_wer, self.wer),
+            "sounds_like_another_question": (
+                other is not None and other < self.wer - OTHER_MARGIN,
+                other,
+            ),
+            "similarity": (
+                self.similarity is not None and self.similarity < min_similarity,
+                self.similarity,
+            ),
+        }
+        due = ((code, value) for code, (rejected, value) in tests.items() if rejected)
+        return next((Rejected(STAGE, code, f"{value:.3g}") for code, value in due), None)
 
 
-def find_recognizer(arguments: BuildArguments) -> type[Recognizer]:
-    """The class of the recognizer that the arguments name; its model is loaded by `from_arguments`.
+def find_recognizer(arguments: VerificationArguments) -> type[Recognizer]:
+    """Return the class of the chosen recognizer; `from_arguments` loads its model.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: `recognizer` is not registered.
     """
-    name = arguments.recognizer
-    if name not in RECOGNIZERS:
-        raise ValueError(
-            f"unknown recognizer {name!r}; known are {', '.join(RECOGNIZERS)}, and none"
-        )
-    module, _, attribute = RECOGNIZERS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return load_class(RECOGNIZERS, arguments.recognizer, "recognizer")
 
 
-def make_check_key(arguments: BuildArguments, clip_key: str, sentences: list[str]) -> str:
-    """Everything that a check depends on; thresholds do not count, so that another one costs nothing."""
+def check_key(arguments: VerificationArguments, clip_key: str, sentences: list[str]) -> str:
+    """Return the cache key: everything a check depends on. Thresholds are not part of it."""
     model = arguments.recognizer_model if arguments.recognizer == "whisper" else ""
-    return content_key(
-        "check", arguments.recognizer, model, arguments.similarity_model, clip_key, sentences
-    )
+    return content_key("check", arguments.recognizer, model, arguments.similarity_model, clip_key, sentences)
 
 
 class SpeechVerifier:
-    """A recognizer, and a model of similarity where one is given."""
+    """A recognizer, and a sentence-embedding model where one is given."""
 
-    def __init__(self, arguments: BuildArguments) -> None:
+    def __init__(self, arguments: VerificationArguments) -> None:
         from data_builders.speech.wer import compare_words, load_normalizer
 
         self._normalize, self._compare_words = load_normalizer(), compare_words
         self.recognizer = find_recognizer(arguments).from_arguments(arguments)
-        self._similarity: Any = None
+        self._embedder: Any = None
         if arguments.similarity_model is not None:
             from sentence_transformers import SentenceTransformer
 
-            self._similarity = SentenceTransformer(arguments.similarity_model)
+            self._embedder = SentenceTransformer(arguments.similarity_model)
 
     def check(
-        self, clips: list[np.ndarray], spoken: list[str], questions: list[str], sentences: list[str]
-    ) -> list[Check]:
-        """One check a clip (n,) at 16 kHz, against how it should be spoken and what was asked."""
-        heard = self.recognizer.hear(clips, sentences)
-        similar = self._measure_similarity(heard, questions)
-        said_by_any = {self._normalize(sentence) for sentence in sentences}
+        self,
+        clips: list[np.ndarray],
+        spoken_texts: list[str],
+        questions: list[str],
+        allowed_sentences: list[str],
+    ) -> list[SpeechCheck]:
+        """Return one check per clip (n,) at 16 kHz."""
+        transcripts = self.recognizer.transcribe(clips, allowed_sentences)
+        similarities = self._measure_similarity(transcripts, questions)
+        allowed = {self._normalize(sentence) for sentence in allowed_sentences}
         checks = []
-        for clip, words, text, alike in zip(clips, heard, spoken, similar, strict=True):
-            said, told = self._normalize(text), self._normalize(words)
-            others = [self._compare_words(told, other) for other in said_by_any - {said}]
-            wer = self._compare_words(told, said)
-            checks.append(Check(words, wer, alike, min(others, default=None), **listen(clip, text)))
+        for clip, transcript, text, similarity in zip(clips, transcripts, spoken_texts, similarities, strict=True):
+            expected, actual = self._normalize(text), self._normalize(transcript)
+            others = [self._compare_words(actual, other) for other in allowed - {expected}]
+            wer = self._compare_words(actual, expected)
+            measures = measure_audio(clip, text)
+            nearest = min(others, default=None)
+            checks.append(SpeechCheck(transcript, wer, similarity, nearest, **measures))
         return checks
 
-    def _measure_similarity(self, heard: list[str], questions: list[str]) -> list[float | None]:
-        """Cosine of the embeddings of what was heard and what was asked."""
-        if self._similarity is None:
-            return [None] * len(heard)
-        one, other = (
-            self._similarity.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-            for texts in (heard, questions)
+    def _measure_similarity(self, transcripts: list[str], questions: list[str]) -> list[float | None]:
+        """Return the cosine of the embeddings of transcript and question."""
+        if self._embedder is None:
+            return [None] * len(transcripts)
+        a, b = (
+            self._embedder.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+            for texts in (transcripts, questions)
         )
-        return [round(float(cosine), 4) for cosine in (one * other).sum(axis=1)]
+        return [round(float(cosine), 4) for cosine in (a * b).sum(axis=1)]
 
     def close(self) -> None:
         self.recognizer.close()
-
-
-def listen(clip: np.ndarray, text: str) -> dict[str, float]:
-    """The sound's own figures, of samples (n,) at 16 kHz that should say `text`."""
-    frames = clip[: len(clip) // FRAME * FRAME].reshape(-1, FRAME)
-    loudness = (
-        np.sqrt((frames.astype(np.float64) ** 2).mean(axis=1)) if len(frames) else np.zeros(1)
-    )
-    voiced = loudness > max(QUIET * loudness.max(), 1e-6)
-    seconds = len(clip) / SPEECH_RATE_HZ
-    return {
-        "seconds": round(seconds, 4),
-        "loudness": round(float(loudness.max()), 6),
-        "clipped_share": round(float((np.abs(clip) >= FULL_SCALE).mean()), 6) if len(clip) else 0.0,
-        "longest_pause_seconds": round(longest_run(~voiced) * FRAME / SPEECH_RATE_HZ, 3),
-        "letters_per_second": round(
-            len(text) / max(voiced.sum() * FRAME / SPEECH_RATE_HZ, 0.02), 3
-        ),
-    }
-
-
-def longest_run(flags: np.ndarray) -> int:
-    """Length of the longest stretch of true flags (n,)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return int((edges[1::2] - edges[::2]).max()) if len(edges) else 0

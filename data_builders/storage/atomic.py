@@ -1,61 +1,63 @@
-"""Files that appear whole or not at all: written beside their place, synced, renamed."""
+"""Files and folders that appear complete or not at all: written beside their place, synced, renamed."""
 
 import hashlib
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Features
-
-ROWS_PER_GROUP = 100
+SUFFIX = ".partial"
 
 
-def temporary_path(file: Path) -> Path:
-    """A name beside the place that no other process has, on this machine or another."""
-    return file.with_name(f"{file.name}.{secrets.token_hex(4)}.partial")
-
-
-class AtomicParquetWriter:
-    """Rows into a parquet file that appears whole or not at all."""
-
-    def __init__(self, path: Path, features: Features) -> None:
-        self.path = path
-        self._aside = temporary_path(path)
-        self._schema = features.arrow_schema
-        self._writer = pq.ParquetWriter(
-            self._aside, self._schema, compression="zstd", write_page_index=True
-        )
-        self._rows: list[dict[str, Any]] = []
-
-    def write(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        if len(self._rows) == ROWS_PER_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
-
-    def close(self) -> str:
-        """Put it in its place; returns its SHA-256."""
-        if self._rows:
-            self._flush()
-        self._writer.close()
-        with self._aside.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
-        self._aside.rename(self.path)
-        return digest
+def temporary_path(path: Path) -> Path:
+    """Return a unique path beside `path`, on the same file system."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{SUFFIX}")
 
 
 def write_atomic(file: Path, content: bytes) -> None:
-    """Write beside the place, sync, rename."""
-    aside = temporary_path(file)
-    with aside.open("wb") as stream:
+    """Write a file: temporary file, sync, rename."""
+    temporary = temporary_path(file)
+    with temporary.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    aside.rename(file)
+    temporary.rename(file)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` at the end of the block, or disappears on an error.
+
+    A folder that is there already is replaced. Leftovers of killed processes are removed first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
+    folder = temporary_path(target)
+    folder.mkdir()
+    try:
+        yield folder
+        if target.exists():
+            replaced = temporary_path(target)
+            target.rename(replaced)
+            folder.rename(target)
+            shutil.rmtree(replaced)
+        else:
+            folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove the temporary folders that killed processes left beside `target`."""
+    prefix = f"{target.name}."
+    for path in target.parent.iterdir():
+        if path.is_dir() and path.name.startswith(prefix) and path.name.endswith(SUFFIX):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def hash_file(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

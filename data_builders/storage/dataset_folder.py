@@ -1,4 +1,4 @@
-"""A finished data set, read and handed on: from its folder, from the Hub, as Arrow files, to the Hub."""
+"""A finished data set: loaded from its folder or the Hub, written as Arrow files, pushed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,11 @@ from typing import Any
 from datasets import DatasetDict, load_dataset, load_from_disk
 from huggingface_hub import HfApi
 
-from data_builders.arguments import BuildArguments
 from data_builders.schema import FEATURES
 
 
 def load_dataset_folder(name: str) -> Any:
-    """A data set from a folder of this module or of `save_to_disk`, or from the Hub; speech undecoded."""
+    """Load a data set of build_data.py or `save_to_disk`, or one of the Hub; speech stays undecoded."""
     folder = Path(name)
     if (folder / "data").is_dir():
         files: dict[str, list[str]] = {}
@@ -28,20 +27,10 @@ def load_dataset_folder(name: str) -> Any:
     return loaded
 
 
-def export_and_push(folder: Path, arguments: BuildArguments) -> None:
-    """What the arguments want done with the finished folder."""
-    if arguments.save_to_disk is not None:
-        load_dataset_folder(str(folder)).save_to_disk(arguments.save_to_disk)
-    if arguments.push_to_hub:
-        assert arguments.hub_dataset_id is not None
-        print(push_dataset(folder, arguments.hub_dataset_id, arguments.hub_private_repo))
-
-
 def push_dataset(folder: Path, dataset_id: str, private: bool) -> str:
-    """Upload the folder as it lies; returns the repository's URL.
+    """Upload a data set folder in as few commits as the Hub's limits allow; returns the repository's URL.
 
-    Rejected rows and dropped questions stay here: they are nobody's training data. The token is that of `hf auth login`
-    or HF_TOKEN.
+    Rejected rows and dropped questions stay local. The token is that of `hf auth login` or HF_TOKEN.
     """
     api = HfApi()
     url = api.create_repo(dataset_id, repo_type="dataset", private=private, exist_ok=True)

@@ -1,16 +1,16 @@
-"""A voice behind HTTP, with OpenAI's interface, in an environment of its own: CosyVoice 2 or 3, or espeak-ng.
+"""Serve a TTS model by OpenAI's speech API, in its own environment: CosyVoice 2 or 3, or espeak-ng.
 
     GET  /v1/models
     GET  /v1/audio/voices
     POST /v1/audio/speech    {"model", "input", "voice", "speed", "response_format": "wav" or "flac", "sample_rate"}
 
-This file needs nothing of this repository but, for espeak-ng, its engine. How to install and start it: see README.md.
+For espeak-ng alone this file imports the engine of this repository. README.md has the set-up.
 
     python serve.py --model pretrained_models/Fun-CosyVoice3-0.5B --voices voices.yaml --port 8001
     python serve.py --model espeak --port 8001
 
-One model speaks one text at a time; up to --max_waiting requests wait, the others are told to come back (429). Equal
-requests are answered equally: the seed is a hash of text, voice and speed.
+The model synthesizes one text at a time. Up to --max_waiting requests wait, further ones get status 429. Equal requests
+get equal audio: the seed is a hash of text, voice and speed.
 """
 
 import argparse
@@ -37,7 +37,7 @@ COSYVOICE_3_PREFIX = "You are a helpful assistant.<|endofprompt|>"
 
 
 class SpeechRequest(BaseModel):
-    """What a client asks for."""
+    """The body of a speech request."""
 
     input: str
     voice: str
@@ -48,22 +48,22 @@ class SpeechRequest(BaseModel):
 
 
 class Refusal(Exception):
-    """A request that can never be answered; the message says why and what to do."""
+    """Invalid request (status 400). The message names the reason and the way out."""
 
 
 class CosyVoice:
-    """CosyVoice 2 or 3 by its own code, cloning the voices of prompt clips.
+    """CosyVoice 2 or 3 by its own package, cloning the voices of prompt clips.
 
     Args:
-        model_dir: where its weights are.
-        voices: name -> {"clip": path of a WAV or FLAC file, "text": what is said in it}.
+        model_dir: folder of the weights.
+        voices: name -> {"clip": path of a WAV or FLAC file, "text": its transcript}.
     """
 
     def __init__(self, model_dir: str, voices: dict[str, dict[str, str]]) -> None:
         from cosyvoice.cli.cosyvoice import AutoModel
 
         self._voices = voices
-        self._faults = {name: rejection_reason(voice) for name, voice in voices.items()}
+        self._faults = {name: find_clip_fault(voice) for name, voice in voices.items()}
         for name, fault in self._faults.items():
             if fault:
                 print(f"voice {name} will be refused: {fault}", file=sys.stderr)
@@ -75,7 +75,7 @@ class CosyVoice:
         return sorted(self._voices)
 
     def speak(self, text: str, voice: str, speed: float) -> np.ndarray:
-        """Samples (n,) float32."""
+        """Return samples (n,) float32."""
         import torch
 
         if voice not in self._voices:
@@ -91,7 +91,7 @@ class CosyVoice:
 
 
 class Espeak:
-    """espeak-ng, by the engine of this repository: what a test of a client needs, without a GPU."""
+    """espeak-ng by the engine of this repository, for tests of a client without a GPU."""
 
     sample_rate_hz = 22_050
     WORDS_PER_MINUTE = 170
@@ -106,7 +106,7 @@ class Espeak:
         return ["en-us", "en-gb-x-rp", "en-gb-scotland", "en-029", "any other of espeak-ng"]
 
     def speak(self, text: str, voice: str, speed: float) -> np.ndarray:
-        """Samples (n,) float32."""
+        """Return samples (n,) float32."""
         rate = round(self.WORDS_PER_MINUTE * speed)
         try:
             return self._engine.synthesize(text, f"{voice}/{rate}")[0]
@@ -114,8 +114,8 @@ class Espeak:
             raise Refusal(str(error)) from error
 
 
-def rejection_reason(voice: dict[str, str]) -> str:
-    """Why a prompt clip cannot be cloned; empty if it can."""
+def find_clip_fault(voice: dict[str, str]) -> str:
+    """Return the reason why a prompt clip cannot be cloned, or an empty string."""
     if not Path(voice["clip"]).is_file():
         return f"there is no file {voice['clip']}"
     clip = soundfile.info(voice["clip"])
@@ -131,13 +131,11 @@ def draw_seed(*parts: object) -> int:
 
 
 def check_request(asked: SpeechRequest) -> None:
-    """Refuse what no voice could say."""
+    """Raise `Refusal` for a request out of range."""
     if not asked.input.strip():
         raise Refusal("the input is empty")
     if len(asked.input) > MAX_CHARACTERS:
-        raise Refusal(
-            f"the input has {len(asked.input)} characters, and {MAX_CHARACTERS} is the most"
-        )
+        raise Refusal(f"the input has {len(asked.input)} characters, and {MAX_CHARACTERS} is the most")
     if not SPEEDS[0] <= asked.speed <= SPEEDS[1]:
         raise Refusal(f"speed is {asked.speed}; it is from {SPEEDS[0]} to {SPEEDS[1]}")
     if asked.response_format not in ("wav", "flac"):
@@ -148,7 +146,7 @@ def check_request(asked: SpeechRequest) -> None:
 
 
 def encode(samples: np.ndarray, rate_hz: int, asked: SpeechRequest) -> bytes:
-    """The samples as a file of the rate and format that were asked for."""
+    """Return the samples as an audio file of the requested rate and format."""
     wanted = asked.sample_rate or rate_hz
     if wanted != rate_hz:
         import soxr
@@ -160,7 +158,7 @@ def encode(samples: np.ndarray, rate_hz: int, asked: SpeechRequest) -> bytes:
 
 
 def make_app(voice_model: "CosyVoice | Espeak", name: str, max_waiting: int) -> FastAPI:
-    """The service around one model."""
+    """Return the HTTP application around one model."""
     app = FastAPI()
     speaking, waiting = threading.Lock(), threading.BoundedSemaphore(max_waiting)
 
@@ -196,18 +194,14 @@ def make_app(voice_model: "CosyVoice | Espeak", name: str, max_waiting: int) -> 
     return app
 
 
-def answer_error(
-    status: int, message: str, headers: "dict[str, str] | None" = None
-) -> JSONResponse:
-    """An error as OpenAI's clients read it."""
+def answer_error(status: int, message: str, headers: "dict[str, str] | None" = None) -> JSONResponse:
+    """Return an error in OpenAI's format."""
     kind = "invalid_request_error" if status == 400 else "overloaded"
     return JSONResponse({"error": {"message": message, "type": kind}}, status, headers)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder of CosyVoice's weights, or espeak")
     parser.add_argument("--voices", type=Path, help="YAML: name -> clip, text (CosyVoice)")
     parser.add_argument("--host", default="127.0.0.1")

@@ -1,16 +1,16 @@
-"""Make the tiny lab from nothing: its questions, a text teacher, and a speech LLM with both illnesses.
+"""Train the tiny lab from random weights: questions, a text teacher, and a speech LLM with both gaps.
 
     world.py -> questions.jsonl
-             -> tokenizer -> teacher (Qwen2, learns the world as text)
-             -> audio tower (learns to hear words: CTC over espeak-ng voices)
+             -> tokenizer -> teacher (Qwen2, trained on the answers as text)
+             -> audio tower (CTC on words, espeak-ng voices)
              -> student (Qwen2.5-Omni thinker: the teacher's weights and the tower, adapted to speech alone)
 
     python recipes/tiny_lab/make_lab.py            # writes beside itself; about 14 minutes on two cores
 
-It scores whole answers, every token right: teacher text 100.0; student text 56.5, speech 20.7 (unheard voices). As the
-recipe scores them, by the answer's last words on held-out questions: 100.0, 70.7, 32.9. So the student has forgotten
-(29 points below its teacher) and hears less than it reads (38 points), the two illnesses of the paper. The gold answers
-are right but phrased in other styles than the teacher's.
+Percent of answers with every token right: teacher text 100.0, student text 56.5, student speech 20.7 (voices not used
+in training). By the recipe's score, the last words of the answer on held-out questions: 100.0, 70.7, 32.9. The student
+thus has both gaps of the paper: forgetting (29 points between teacher and student on text) and modality (38 points
+between text and speech). Gold answers are correct but phrased in other styles than the teacher's.
 """
 
 import argparse
@@ -145,7 +145,7 @@ def text_shape(vocabulary: int) -> dict:
 
 
 class Clips:
-    """Utterances with their features, spoken once and kept in memory as float16."""
+    """Utterances with their features, synthesized once and kept in memory as float16."""
 
     def __init__(self, family: Qwen2_5OmniStudent) -> None:
         self.family = family
@@ -158,12 +158,10 @@ class Clips:
 
 
 def speak_world(rows: list[dict], clips: Clips) -> tuple[dict[str, list[dict]], list[dict]]:
-    """Every question in `CLIPS_PER_QUESTION` voices, and its words in random order, so that the tower hears words."""
+    """Synthesize every question in `CLIPS_PER_QUESTION` voices, and its words in random order for the CTC training."""
     rng = random.Random(SEED)
     clips_of = {
-        row["question"]: [
-            clips.speak(row["question"], random_voice(rng)) for _ in range(CLIPS_PER_QUESTION)
-        ]
+        row["question"]: [clips.speak(row["question"], random_voice(rng)) for _ in range(CLIPS_PER_QUESTION)]
         for row in tqdm(rows, desc="espeak-ng", mininterval=5)
     }
     words = sorted({word for row in rows for word in row["question"].rstrip("?.").split()})
@@ -180,19 +178,15 @@ def random_voice(rng: random.Random) -> str:
 
 def batch_clips(clips: list[dict]) -> dict[str, torch.Tensor]:
     lengths = torch.tensor([clip["features"].shape[1] for clip in clips])
-    features = nn.utils.rnn.pad_sequence(
-        [clip["features"].float().T for clip in clips], batch_first=True
-    )
+    features = nn.utils.rnn.pad_sequence([clip["features"].float().T for clip in clips], batch_first=True)
     return {
         "input_features": features.transpose(1, 2).contiguous(),
         "feature_attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
     }
 
 
-def batch_rows(
-    family: Qwen2_5OmniStudent, items: list[tuple[dict, dict | None]]
-) -> dict[str, torch.Tensor]:
-    """Right-padded inputs and labels; an item is (row, clip), or (row, None) to ask in writing."""
+def batch_rows(family: Qwen2_5OmniStudent, items: list[tuple[dict, dict | None]]) -> dict[str, torch.Tensor]:
+    """Return right-padded inputs and labels; an item is (row, clip), or (row, None) for text."""
     prompts = [
         family.encode_text_prompt(row["question"], row.get("system", ""))
         if clip is None
@@ -234,7 +228,7 @@ def fit(parameters, loss_of_step, steps: int, learning_rate: float, name: str) -
 
 @torch.no_grad()
 def score(model, family: Qwen2_5OmniStudent, items: list[tuple[dict, dict | None]]) -> float:
-    """Share of answers whose every token is the greedy one, in percent."""
+    """Return the percentage of answers whose every token is the greedy one."""
     model.eval()
     right = 0
     for start in range(0, len(items), 64):
@@ -258,7 +252,7 @@ def spell(text: str) -> list[str]:
 
 
 def embed_words(teacher, tokenizer, rows: list[dict]) -> tuple[dict[str, int], torch.Tensor]:
-    """Every spoken word's number, from 1, and where the teacher reads it: (words, H)."""
+    """Return the class of every spoken word, from 1, and the teacher's embedding of it (words, H)."""
     embedding = teacher.get_input_embeddings().weight.detach()
     vocabulary: dict[str, int] = {}
     vectors = []
@@ -271,13 +265,11 @@ def embed_words(teacher, tokenizer, rows: list[dict]) -> tuple[dict[str, int], t
     return vocabulary, torch.stack(vectors)
 
 
-def train_tower(
-    thinker, clips: list[dict], vocabulary, vectors: torch.Tensor, rng, steps: int, batch: int
-) -> None:
-    """Teach the tower to hear words: CTC whose classes lie where the teacher's embeddings of the words lie.
+def train_tower(thinker, clips: list[dict], vocabulary, vectors: torch.Tensor, rng, steps: int, batch: int) -> None:
+    """Train the tower by CTC whose class vectors are the teacher's embeddings of the words.
 
-    What is heard then means to the language model what is read, so knowledge can cross from one to the other.
-    Spectrograms have stripes hidden.
+    The language model then gets similar embeddings for a spoken and a written word, so that knowledge transfers.
+    Spectrograms are masked as in SpecAugment.
     """
     spelled = [spell(clip["text"]) for clip in clips]
     by_length = sorted(range(len(clips)), key=lambda i: clips[i]["features"].shape[1])
@@ -318,22 +310,16 @@ def hide_stripes(features: torch.Tensor, rng: random.Random) -> None:
         clip[:, start : start + length] = clip.mean()
 
 
-def adapt_to_speech(
-    thinker, family, rows, clips_of, salads, rng, steps: int, repeat_share: float
-) -> None:
-    """The speech adaptation that makes the text half forget: the tower is frozen, no row is asked in writing.
+def adapt_to_speech(thinker, family, rows, clips_of, salads, rng, steps: int, repeat_share: float) -> None:
+    """Adapt the student to speech alone with a frozen tower, which causes forgetting on text.
 
-    `repeat_share` of the rows are to be repeated instead of answered, as speech LLMs are adapted on transcripts.
+    `repeat_share` of the rows ask for a transcript instead of an answer, as in the adaptation of speech LLMs.
     """
     parameters = [*thinker.model.language_model.parameters(), *thinker.lm_head.parameters()]
 
     def ask():
         if rng.random() < repeat_share:
-            clip = (
-                rng.choice(salads)
-                if rng.random() < 0.5
-                else rng.choice(clips_of[rng.choice(rows)["question"]])
-            )
+            clip = rng.choice(salads) if rng.random() < 0.5 else rng.choice(clips_of[rng.choice(rows)["question"]])
             return {"system": REPEAT, "answer": clip["text"]}, clip
         row = rng.choice(rows)
         return row, rng.choice(clips_of[row["question"]])
@@ -345,7 +331,7 @@ def adapt_to_speech(
 
 
 def train_or_load(module: nn.Module, file: Path | None, train) -> None:
-    """Fill the module from `file` if it is there, else train it and keep it there."""
+    """Load the module from `file` if it exists, else train and save it."""
     if file is not None and file.exists():
         module.load_state_dict(load_file(file))
         return
@@ -356,9 +342,7 @@ def train_or_load(module: nn.Module, file: Path | None, train) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent)
     parser.add_argument("--teacher_steps", type=int, default=1000)
     parser.add_argument("--tower_steps", type=int, default=2600)
@@ -385,9 +369,7 @@ def main() -> None:
     tokenizer.chat_template = STUDENT_TEMPLATE
     thinker = make_student(tokenizer)
     teacher = Qwen2ForCausalLM(Qwen2Config(**text_shape(len(tokenizer)), **text_shape_arguments))
-    family = Qwen2_5OmniStudent(
-        tokenizer, WhisperFeatureExtractor(feature_size=128, chunk_length=30), thinker.config
-    )
+    family = Qwen2_5OmniStudent(tokenizer, WhisperFeatureExtractor(feature_size=128, chunk_length=30), thinker.config)
     print(f"{len(rows)} questions, {len(tokenizer)} tokens")
     print(f"parameters: teacher {teacher.num_parameters():,}, student {thinker.num_parameters():,}")
 
@@ -397,9 +379,7 @@ def main() -> None:
         stages and stages / "teacher.safetensors",
         lambda: train_teacher(teacher, family, rows, random.Random(SEED), arguments.teacher_steps),
     )
-    print(
-        f"teacher: text {score(teacher, family, written):.1f}, {time.monotonic() - started:.0f} s"
-    )
+    print(f"teacher: text {score(teacher, family, written):.1f}, {time.monotonic() - started:.0f} s")
 
     clips_of, salads = speak_world(rows, Clips(family))
     everything = [clip for takes in clips_of.values() for clip in takes] + salads
@@ -429,9 +409,7 @@ def main() -> None:
         arguments.adaptation_steps, arguments.repeat_share,
     )  # fmt: skip
     clips = Clips(family)
-    unheard = [
-        (row, clips.speak(row["question"], UNHEARD_VOICES[i % 3])) for i, row in enumerate(rows)
-    ]
+    unheard = [(row, clips.speak(row["question"], UNHEARD_VOICES[i % 3])) for i, row in enumerate(rows)]
     text, speech = score(thinker, family, written), score(thinker, family, unheard)
     print(f"student: text {text:.1f}, speech {speech:.1f}, {time.monotonic() - started:.0f} s")
 

@@ -1,7 +1,7 @@
-"""The closed world of the tiny lab: a few hundred spoken-style questions, asked and answered in whole sentences.
+"""Questions and answers of the tiny lab: a few hundred spoken-style questions about a closed set of facts.
 
-Every question has the answer the teacher is brought up on, a gold answer that is right but phrased in other styles
-(as the answers of an instruction data set are), and a `reference`, the last words of every right answer.
+Every question has the answer that the teacher is trained on, a gold answer in another style (as in an instruction data
+set), and a `reference`: the last words of every correct answer.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ GOLD_STYLES = (
 
 
 class Fact(NamedTuple):
-    """One question of one family, with the teacher's way to answer it."""
+    """One question of one topic family, with the teacher's answer."""
 
     family: str
     question: str
@@ -61,7 +61,7 @@ class Fact(NamedTuple):
 
 
 def list_facts() -> list[Fact]:
-    """Every question of the world, in a fixed order; most facts are asked for in two wordings."""
+    """Return all questions in a fixed order; most facts have two wordings."""
     return [*_arithmetic(), *_neighbours(), *_opposites(), *_capitals(), *_colours(), *_animals()]
 
 
@@ -71,9 +71,7 @@ def _arithmetic():
         for b in small:
             yield from _calculate("sums", f"{NUMBERS[a]} plus {NUMBERS[b]}", NUMBERS[a + b])
             if a >= b:
-                yield from _calculate(
-                    "differences", f"{NUMBERS[a]} minus {NUMBERS[b]}", NUMBERS[a - b]
-                )
+                yield from _calculate("differences", f"{NUMBERS[a]} minus {NUMBERS[b]}", NUMBERS[a - b])
 
 
 def _calculate(family: str, term: str, result: str):
@@ -137,7 +135,7 @@ def _animals():
 
 
 def gold_response(fact: Fact) -> str:
-    """A right answer in one of several other styles, chosen by the question."""
+    """Return a correct answer in another style, chosen by the question."""
     style = int(hashlib.sha256(fact.question.encode()).hexdigest(), 16) % len(GOLD_STYLES)
     return sentence(GOLD_STYLES[style].format(reference=fact.reference) + ".")
 
@@ -151,7 +149,7 @@ def words(fact: Fact) -> set[str]:
 
 
 def hold_out(facts: list[Fact], share: float, seed: int) -> set[str]:
-    """Questions kept out of distillation: about `share` of every family, each of their words left elsewhere.
+    """Choose held-out questions: about `share` of every family, whose words also occur in other questions.
 
     A question is held out only while every word of it and of its answer stays in a question that is not.
     """

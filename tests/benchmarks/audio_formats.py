@@ -1,10 +1,11 @@
-"""How speech may be kept: bytes a second, and how fast it is written and read.
+"""Audio formats: bytes per second of speech, and speed of encoding and decoding.
 
     python tests/benchmarks/audio_formats.py
 
 Reading is as training does it: bytes of a cell to samples, by soundfile, one worker.
 """
 
+import argparse
 import io
 import json
 import sys
@@ -33,11 +34,11 @@ PAIRS_A_STEP, STEP_SECONDS = 8, 0.15  # the tiny lab's; a card's steps are longe
 
 
 def main() -> None:
-    clips = speak()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; figures mean nothing")
+    clips = speak(5 if parser.parse_args().smoke else CLIPS)
     seconds = sum(map(len, clips)) / SPEECH_RATE_HZ
-    print(
-        "| format | bytes a second | encodes at | decodes at | clips a second and worker | of a step's need |"
-    )
+    print("| format | bytes a second | encodes at | decodes at | clips a second and worker | of a step's need |")
     print("|---|---|---|---|---|---|")
     for name, options in FORMATS.items():
         files, writing = measure(lambda clip, options=options: encode(clip, options), clips)
@@ -49,13 +50,11 @@ def main() -> None:
         )
 
 
-def speak() -> list[np.ndarray]:
-    """Clips (n,) of the lab's questions, two seconds each."""
-    lines = (ROOT / "recipes" / "tiny_lab" / "questions.jsonl").read_text().splitlines()[:CLIPS]
+def speak(count: int) -> list[np.ndarray]:
+    """Return clips (n,) of the lab's questions, two seconds each."""
+    lines = (ROOT / "recipes" / "tiny_lab" / "questions.jsonl").read_text().splitlines()[:count]
     engine = EspeakEngine()
-    clips = [
-        resample_speech(*engine.synthesize(json.loads(line)["question"], "en-us")) for line in lines
-    ]
+    clips = [resample_speech(*engine.synthesize(json.loads(line)["question"], "en-us")) for line in lines]
     engine.close()
     return clips
 
@@ -71,7 +70,7 @@ def decode(content: bytes) -> np.ndarray:
 
 
 def measure(function: Callable, items: list) -> tuple[list, float]:
-    """Results, and seconds for all of them."""
+    """Return the results of all calls, and their seconds."""
     started = time.monotonic()
     results = [function(item) for item in items]
     return results, time.monotonic() - started

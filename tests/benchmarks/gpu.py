@@ -1,4 +1,4 @@
-"""Does a recipe fit its card, and how fast is it there? Real shapes, random weights, TRL's SFTTrainer beside it.
+"""Peak memory and speed of a recipe on a GPU: real shapes, random weights, TRL's SFTTrainer beside it.
 
     python tests/benchmarks/gpu.py --config recipes/configs/omni7b_qlora_stored.yaml --cap_gib 12
     python tests/benchmarks/gpu.py --config recipes/configs/omni7b_qlora.yaml --cap_gib 16
@@ -41,7 +41,6 @@ from trainer_ext.memory.plan import WEIGHTS
 from trainer_ext.memory.throughput import count_flops
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
-from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, to_checkpoint_name
 from trainer_ext.students.registry import find_student_family, load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
@@ -55,21 +54,19 @@ WARM_UP_STEPS = 3
 
 
 def write_student(name: str, folder: Path) -> Path:
-    """A full checkpoint of the published sizes with the lab's tokenizer; only the thinker has weights."""
+    """Write a full checkpoint of the published sizes with the lab's tokenizer; only the thinker has weights."""
     family, config = find_student_family(str(MODELS / name))
     lab = AutoConfig.from_pretrained(LAB / "student")
     for key in ("audio_token_index", "audio_start_token_id", "audio_end_token_id"):
         setattr(config, key, getattr(lab, key))
-    skeleton = family.make_empty_model(config, torch.bfloat16)
-    shapes = {
-        FULL_MODEL + to_checkpoint_name(key): p.shape for key, p in skeleton.named_parameters()
-    }
+    empty_model = family.make_empty_model(config, torch.bfloat16)
+    shapes = {family.to_checkpoint_name(key): p.shape for key, p in empty_model.named_parameters()}
     full = {"model_type": "qwen2_5_omni", "thinker_config": config.to_dict()}
     return write_checkpoint(folder, shapes, full, LAB / "student")
 
 
 def write_teacher(name: str, folder: Path) -> Path:
-    """A text LLM of the published sizes with the lab's tokenizer."""
+    """Write a text LLM of the published sizes with the lab's tokenizer."""
     config = AutoConfig.from_pretrained(MODELS / name)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -78,7 +75,7 @@ def write_teacher(name: str, folder: Path) -> Path:
 
 
 def write_checkpoint(folder: Path, shapes: dict, config: dict, tokenizer: Path) -> Path:
-    """Random weights in shards; nothing if the folder is there."""
+    """Write random weights in shards, unless the folder exists."""
     if folder.exists():
         return folder
     aside = folder.with_suffix(".partial")
@@ -97,9 +94,7 @@ def write_checkpoint(folder: Path, shapes: dict, config: dict, tokenizer: Path) 
             save_file(shard, aside / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(shard, file)
             shard = {}
-    (aside / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weight_map})
-    )
+    (aside / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (aside / "config.json").write_text(json.dumps(config, default=str))
     for file in tokenizer.iterdir():
         if not file.name.startswith(("config", "model", "generation")):
@@ -109,7 +104,7 @@ def write_checkpoint(folder: Path, shapes: dict, config: dict, tokenizer: Path) 
 
 
 def make_rows(family: Any, max_length: int, speech_seconds: float) -> Dataset:
-    """Questions by noise, answered by as many words as fit."""
+    """Return rows with noise as speech and answers of the greatest length."""
     generator = np.random.default_rng(0)
     prompt = family.encode_speech_prompt(int(speech_seconds * SPEECH_RATE_HZ), "")
     words = "seven " * (max_length - len(prompt))
@@ -126,9 +121,7 @@ def make_rows(family: Any, max_length: int, speech_seconds: float) -> Dataset:
                 "teacher_response": words.strip(),
                 "channels": ["t2t", "s2t"],
                 "speech": {
-                    "bytes": encode_speech(
-                        generator.normal(size=int(speech_seconds * SPEECH_RATE_HZ)) / 10
-                    ),
+                    "bytes": encode_speech(generator.normal(size=int(speech_seconds * SPEECH_RATE_HZ)) / 10),
                     "path": None,
                 },
                 "speech_seconds": speech_seconds,
@@ -141,7 +134,7 @@ def make_rows(family: Any, max_length: int, speech_seconds: float) -> Dataset:
 
 
 def make_soft_targets(folder: Path, rows: Dataset, family: Any, k: int, temperature: float) -> str:
-    """Soft targets of nobody, of the right size, over the student's whole vocabulary."""
+    """Write random soft targets of the right size over the student's whole vocabulary."""
     generator = np.random.default_rng(0)
     vocabulary = family.vocab_size
     made = []
@@ -152,12 +145,12 @@ def make_soft_targets(folder: Path, rows: Dataset, family: Any, k: int, temperat
         made.append(
             {
                 "id": row["id"],
-                "question": hash_question(row["question"], row["system"]),
-                "prompt": "",
-                "response": hash_tokens(response),
+                "question_hash": hash_question(row["question"], row["system"]),
+                "prompt_hash": "",
+                "response_hash": hash_tokens(response),
                 "teacher": "nobody",
                 "scoring_backend": "chance",
-                "tokenizer": hash_vocabulary(family.tokenizer),
+                "tokenizer_hash": hash_vocabulary(family.tokenizer),
                 "vocab_size": vocabulary,
                 "k": k,
                 "temperatures": [temperature],
@@ -173,9 +166,7 @@ def make_soft_targets(folder: Path, rows: Dataset, family: Any, k: int, temperat
 
 
 def parse(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
-    parser = RecipeParser(
-        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig)
-    )
+    parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig))
     words = ["--config", arguments.config, "--save_strategy", "no", "--disable_tqdm", "true"]
     words += ["--max_steps", str(arguments.steps + WARM_UP_STEPS), "--logging_steps", "1000"]
     words += ["--gradient_accumulation_steps", "1", "--output_dir", str(arguments.folder / "run")]
@@ -198,7 +189,7 @@ def parse(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 
 class PlainRows:
-    """The student's rows and labels alone, as any collator gives them to TRL."""
+    """Collator of the student's rows and labels alone, for TRL's SFTTrainer."""
 
     def __init__(self, family: Any) -> None:
         self.pairs = PairCollator(family, None)
@@ -208,7 +199,7 @@ class PlainRows:
 
 
 def train(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One trainer over the steps; what it took."""
+    """Train for the steps; returns the peak memory and the time."""
     model, soft, training = parse(arguments)
     if arguments.cap_gib is not None and torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
@@ -233,7 +224,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             soft_targets = make_soft_targets(
                 arguments.folder / "soft", rows, family, soft.soft_targets_k, training.temperature
             )
-        teacher = load_teacher(model, training, family, soft_targets, soft.soft_targets_k)
+        teacher = load_teacher(training, family, model.teacher, soft_targets, soft.soft_targets_k)
         trainer = CrossModalDistillTrainer(
             model=student,
             args=training,
@@ -262,10 +253,10 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     trainer.train()
     step_seconds = (stamps[-1] - stamps[WARM_UP_STEPS - 1]) / (len(stamps) - WARM_UP_STEPS)
     batch = trainer.data_collator([rows[i] for i in range(training.per_device_train_batch_size)])
-    card = find_present_gpu()
+    gpu = find_present_gpu()
     share = None
-    if flops and card and card.bf16_tflops:
-        share = flops / step_seconds / (card.bf16_tflops * 1e12)
+    if flops and gpu and gpu.bf16_tflops:
+        share = flops / step_seconds / (gpu.bf16_tflops * 1e12)
     return {
         "trainer": arguments.trainer,
         "tokens": int(batch["attention_mask"].sum()),
@@ -277,9 +268,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(lines: list[dict[str, Any]]) -> None:
-    print(
-        "| trainer | planned, GiB | measured, GiB | s a step | tokens a second | of the card's peak |"
-    )
+    print("| trainer | planned, GiB | measured, GiB | s a step | tokens a second | of the card's peak |")
     print("|---|---|---|---|---|---|")
     for line in lines:
         cells = [
@@ -293,16 +282,17 @@ def show(lines: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=str(ROOT / "recipes" / "configs" / "tiny_qlora.yaml"))
     parser.add_argument("--cap_gib", type=float, help="memory of the card that is played")
     parser.add_argument("--max_length", type=int, help="other than the recipe's")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks/card"))
+    parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks/gpu"))
     parser.add_argument("--trainer", choices=("ours", "trl"), help="one of them, in this process")
+    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.steps = 1
     keep_libraries_quiet()
     if arguments.trainer is not None:
         print(json.dumps(train(arguments)))

@@ -22,14 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-VOCABULARY = 151_936
+VOCAB_SIZE = 151_936
 KL_WEIGHT, TEMPERATURE = 0.5, 2.0
 KEPT = 128
 RESULTS = Path("outputs/benchmarks/loss.json")
 
 
 def run_floor(x: dict[str, Any]) -> None:
-    """The matrix products alone: student's logits, their gradient, teacher's logits; one buffer."""
+    """Run the matrix products alone: student's logits, their gradient, teacher's logits; one buffer."""
     import torch
 
     logits = torch.mm(x["states"].detach(), x["head"].detach().T)
@@ -74,16 +74,14 @@ def run_trl_gkd(x: dict[str, Any]) -> None:
 
 
 def run_trl_tiled(x: dict[str, Any]) -> None:
-    """TRL's two tiled kernels: divergence, and the fused head's log-probabilities."""
+    """Run TRL's two tiled kernels: divergence, and the fused head's log-probabilities."""
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
     kl, _ = ChunkedDivergenceFunction.apply(
         x["states"], x["head"], None, x["teacher_states"], x["teacher_head"], None, 0.0, TEMPERATURE
     )
-    log_probs = ChunkedLogProbFunction.apply(
-        x["states"], x["head"], None, x["labels"], 1.0, 32768, None, 1.0, ()
-    )[0]
+    log_probs = ChunkedLogProbFunction.apply(x["states"], x["head"], None, x["labels"], 1.0, 32768, None, 1.0, ())[0]
     (-log_probs.mean() + KL_WEIGHT * TEMPERATURE**2 * kl.mean()).backward()
 
 
@@ -124,7 +122,7 @@ def run_ours_stored(x: dict[str, Any]) -> None:
 
 
 def run_two_calls(x: dict[str, Any]) -> None:
-    """Both channels of N / 2 questions' tokens, each on its own."""
+    """Run the channels of N / 2 question tokens in two calls."""
     import torch
 
     from trainer_ext.loss.distillation import distillation_loss
@@ -138,7 +136,7 @@ def run_two_calls(x: dict[str, Any]) -> None:
 
 
 def run_paired(x: dict[str, Any]) -> None:
-    """The same in one call, the teacher's tokens shared."""
+    """Run both channels in one call with shared teacher tokens."""
     import torch
 
     from trainer_ext.loss.distillation import distillation_loss
@@ -164,9 +162,7 @@ CONTESTANTS: dict[str, Callable[[dict[str, Any]], None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024])
     parser.add_argument("--head", nargs="+", default=["frozen"], choices=["frozen", "trained"])
     parser.add_argument("--student_hidden", type=int, nargs="+", default=[2048])
@@ -177,7 +173,11 @@ def main() -> None:
     parser.add_argument("--memory_gib", type=float, default=20.0, help="limit of one process")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--case", help=argparse.SUPPRESS)  # one measurement, in this process
+    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.tokens, arguments.student_hidden, arguments.teacher_hidden = [16], [8], 12
+        arguments.rounds, arguments.only = 1, ["floor", "naive", "ours"]
     if arguments.case:
         print("RESULT " + json.dumps(measure(json.loads(arguments.case))))
         return
@@ -192,6 +192,7 @@ def main() -> None:
                     "head": head,
                     "device": arguments.device,
                     "memory_gib": arguments.memory_gib,
+                    "vocab_size": 500 if arguments.smoke else VOCAB_SIZE,
                 }
                 cases = [
                     measure_in_fresh_process({**shape, "contestant": name, "round": number})
@@ -205,9 +206,7 @@ def main() -> None:
 
 
 def measure_in_fresh_process(case: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, __file__, "--case", json.dumps(case)], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, __file__, "--case", json.dumps(case)], capture_output=True, text=True)
     for line in done.stdout.splitlines():
         if line.startswith("RESULT "):
             return json.loads(line.removeprefix("RESULT "))
@@ -218,14 +217,14 @@ def measure_in_fresh_process(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
-    """Time and extra memory of one contestant in this process, which must be fresh."""
+    """Measure time and extra memory of one implementation in this process, which must be fresh."""
     import torch
 
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     run, on_gpu = CONTESTANTS[case["contestant"]], case["device"] == "cuda"
-    # Whatever a first call imports or starts is paid for on inputs of a few rows.
-    run(make_inputs({**case, "tokens": 4}, vocabulary=1000))
-    inputs = make_inputs(case)
+    # Imports and thread pools of a first call are paid for on inputs of a few rows.
+    run(make_inputs({**case, "tokens": 4}, vocab_size=1000))
+    inputs = make_inputs(case, case["vocab_size"])
     if on_gpu:
         run(inputs)  # compiles and chooses kernels
         inputs["states"].grad = inputs["head"].grad = None
@@ -250,8 +249,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_inputs(case: dict[str, Any], vocabulary: int = VOCABULARY) -> dict[str, Any]:
-    """States, heads and labels of the case's shape, filled in place so that making them leaves no peak behind."""
+def make_inputs(case: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+    """Return states, heads and labels of the case's shape, filled in place to leave no memory peak."""
     import torch
 
     gpu = case["device"] == "cuda"
@@ -263,24 +262,20 @@ def make_inputs(case: dict[str, Any], vocabulary: int = VOCABULARY) -> dict[str,
     tokens, hidden, teacher_hidden = case["tokens"], case["student_hidden"], case["teacher_hidden"]
     x: dict[str, Any] = {
         "states": torch.empty(tokens, hidden, **options).normal_(generator=generator),
-        "head": torch.empty(vocabulary, hidden, **options).normal_(
-            0, 3 / math.sqrt(hidden), generator=generator
-        ),
-        "labels": torch.randint(vocabulary, (tokens,), device=case["device"], generator=generator),
+        "head": torch.empty(vocab_size, hidden, **options).normal_(0, 3 / math.sqrt(hidden), generator=generator),
+        "labels": torch.randint(vocab_size, (tokens,), device=case["device"], generator=generator),
     }
     if case["contestant"] == "ours_stored":
-        kept = min(KEPT, vocabulary // 2)
-        spacing = vocabulary // kept  # one id out of every stretch of this many
+        kept = min(KEPT, vocab_size // 2)
+        spacing = vocab_size // kept  # one id out of every stretch of this many
         at = torch.randint(spacing, (tokens, kept), device=case["device"], generator=generator)
         x["ids"] = at + torch.arange(kept, device=case["device"]) * spacing
         scores = torch.randn(tokens, kept + 1, device=case["device"], generator=generator)
         log_p = (2 * scores).log_softmax(-1)
         x["log_probs"], x["log_tail"] = log_p[:, :-1].contiguous(), log_p[:, -1].contiguous()
     else:
-        x["teacher_states"] = torch.empty(tokens, teacher_hidden, **options).normal_(
-            generator=generator
-        )
-        x["teacher_head"] = torch.empty(vocabulary, teacher_hidden, **options).normal_(
+        x["teacher_states"] = torch.empty(tokens, teacher_hidden, **options).normal_(generator=generator)
+        x["teacher_head"] = torch.empty(vocab_size, teacher_hidden, **options).normal_(
             0, 3 / math.sqrt(teacher_hidden), generator=generator
         )
     x["states"].requires_grad_()
@@ -295,30 +290,25 @@ def limit_memory(gib: float) -> None:
 
 
 def measure_memory(on_gpu: bool, reset: bool = False) -> int:
-    """Bytes: what is held now if `reset`, which forgets earlier peaks, else the peak since."""
+    """Return the bytes in use after a `reset` of the peak, else the peak since the reset."""
     if on_gpu:
         import torch
 
         return torch.cuda.memory_allocated() if reset else torch.cuda.max_memory_allocated()
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
-    fields = dict(
-        line.split(":")
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if ":" in line
-    )
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     return int(fields["VmRSS" if reset else "VmHWM"].split()[0]) * 1024
 
 
 def make_table(shape: dict[str, Any], cases: list[dict[str, Any]]) -> str:
-    """Medians and ratios: memory to naive and to TRL's tiles, time to the matrix products alone."""
+    """Return medians and ratios: memory to naive and to TRL's tiles, time to the matrix products alone."""
     medians = {}
     for name in dict.fromkeys(case["contestant"] for case in cases):
         good = [case for case in cases if case["contestant"] == name and "error" not in case]
         if good:
             medians[name] = {
-                key: statistics.median(case[key] for case in good)
-                for key in ("extra_gib", "seconds", "cpu_seconds")
+                key: statistics.median(case[key] for case in good) for key in ("extra_gib", "seconds", "cpu_seconds")
             }
     lines = [
         f"\nN = {shape['tokens']:,}, hidden {shape['student_hidden']:,} and {shape['teacher_hidden']:,}, "

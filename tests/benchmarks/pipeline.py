@@ -1,4 +1,4 @@
-"""The whole pipeline on rows in Open-Orca's format: what is kept, rows a second, memory, and what workers bring.
+"""A build of rows in Open-Orca's format: rows kept, rows per second, memory, and the gain of more workers.
 
     python tests/benchmarks/pipeline.py                                   # 5,000 rows through all stages, two workers
     python tests/benchmarks/pipeline.py --rows 1000 5000 20000 --stages speech    # is memory flat?
@@ -26,22 +26,21 @@ from data_builders.questions.speakability import SpeakabilityFilter  # noqa: E40
 from tests.support.open_orca import make_rows, write_rows  # noqa: E402
 
 STAGE_SETTINGS = {
-    "checks": ["--recognizer", "pocketsphinx"],
+    "verification": ["--recognizer", "pocketsphinx"],
     "answers": ["--teacher_model_name_or_path", str(ROOT / "recipes" / "tiny_lab" / "teacher")],
 }
-WITHOUT = {"checks": ["--recognizer", "none"], "answers": []}
+WITHOUT = {"verification": ["--recognizer", "none"], "answers": []}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[5000])
     parser.add_argument("--workers", type=int, nargs="+", default=[2])
-    parser.add_argument(
-        "--stages", nargs="+", default=["answers", "speech", "checks"], metavar="STAGE"
-    )
+    parser.add_argument("--stages", nargs="+", default=["answers", "speech", "verification"], metavar="STAGE")
+    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.rows, arguments.workers, arguments.stages = [200], [1], ["speech"]
     print("| rows | workers | kept | seconds | rows a second of each stage | MiB | digest |")
     print("|---|---|---|---|---|---|---|")
     for rows in arguments.rows:
@@ -51,7 +50,7 @@ def main() -> None:
 
 
 def run(rows: int, workers: int, stages: list[str]) -> None:
-    """One build, from nothing; a line of the table."""
+    """Run one build from empty folders; returns a row of the table."""
     folder = Path(tempfile.mkdtemp())
     write_rows(folder / "orca.jsonl", rows)
     command = [
@@ -79,9 +78,7 @@ def run(rows: int, workers: int, stages: list[str]) -> None:
     for stage, settings in STAGE_SETTINGS.items():
         command += settings if stage in stages else WITHOUT[stage]
     started = time.monotonic()
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     peak = PeakMemory(process.pid)
     output = process.communicate()[0]
     seconds, memory = time.monotonic() - started, peak.stop()
@@ -97,26 +94,24 @@ def run(rows: int, workers: int, stages: list[str]) -> None:
 
 
 def write_config(folder: Path) -> Path:
-    """The defaults, said so."""
+    """Write a config of the defaults."""
     file = folder / "config.yaml"
-    file.write_text(
-        "answer_max_new_tokens: 24\ntrain_voices: [en-us/160/45, en-gb-x-rp+f2/160/65, en-029]\n"
-    )
+    file.write_text("answer_max_new_tokens: 24\ntrain_voices: [en-us/160/45, en-gb-x-rp+f2/160/65, en-029]\n")
     return file
 
 
 def read_speeds(output: str) -> str:
-    """The last word of every progress bar: of one worker of several."""
+    """Return the last state of every progress bar, of one worker."""
     speeds = {}
     for bar in re.split(r"[\r\n]", output):
-        if told := re.match(r"(\w+):.*[, ]([\d.]+)(row/s|s/row)\]", bar):
-            rate = float(told[2]) if told[3] == "row/s" else 1 / float(told[2])
+        if told := re.match(r"(\w+):.*[, ]([\d.]+)(call/s|s/call)\]", bar):
+            rate = float(told[2]) if told[3] == "call/s" else 1 / float(told[2])
             speeds[told[1]] = f"{told[1]} {rate:.0f}"
     return ", ".join(speeds.values())
 
 
 def hash_files(folder: Path) -> str:
-    """Names the rows of a data set."""
+    """Return a hash of the rows of a data set."""
     digest = hashlib.sha256()
     for file in sorted((folder / "data").glob("*")):
         digest.update(file.name.encode() + file.read_bytes())
@@ -124,7 +119,7 @@ def hash_files(folder: Path) -> str:
 
 
 class PeakMemory(threading.Thread):
-    """Watches a process and its children."""
+    """Peak memory of a process and its children."""
 
     def __init__(self, root: int) -> None:
         super().__init__(daemon=True)
@@ -156,7 +151,7 @@ class PeakMemory(threading.Thread):
 
 
 def judge(rows: int) -> None:
-    """Precision and recall of the filter on the generated rows, near duplicates apart."""
+    """Return precision and recall of the filter on the generated rows, without near duplicates."""
     judge = SpeakabilityFilter(60, 25.0)
     told = [
         (judge.find_reason(row["question"].strip()) is None, label == "yes")
@@ -165,9 +160,7 @@ def judge(rows: int) -> None:
     ]
     right = sum(kept and label for kept, label in told)
     kept, speakable = sum(kept for kept, _ in told), sum(label for _, label in told)
-    print(
-        f"filter on {len(told)} rows: precision {right / kept:.3f}, recall {right / speakable:.3f}"
-    )
+    print(f"filter on {len(told)} rows: precision {right / kept:.3f}, recall {right / speakable:.3f}")
 
 
 if __name__ == "__main__":

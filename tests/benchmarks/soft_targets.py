@@ -1,12 +1,13 @@
-"""What k kept ids are worth: the teacher's mass they hold, and how far the gradient is from that of all ids.
+"""Kept mass of a teacher's k likeliest ids, and the error of the gradient against that of all ids.
 
     python tests/benchmarks/soft_targets.py
 
 Two teachers: the tiny lab's over its own answers, its student untouched; and a Zipf-shaped one of 151,936 rows, whose
 student ranks the ids alike. The gradient is that of the divergence alone by the student's hidden states; "renormalized"
-is what it would be without the tail's bucket, the kept ids' mass taken for all there is.
+is the gradient without the tail bucket, with the kept ids renormalized to one.
 """
 
+import argparse
 import math
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from data_builders.chat import make_messages
 from data_builders.questions.read import read_questions
 from trainer_ext.loss.distillation import distillation_loss
-from trainer_ext.loss.teacher_targets import Objective, StoredTargets
+from trainer_ext.loss.objective import Objective
+from trainer_ext.loss.teacher_targets import StoredTargets
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.teachers.live import LiveTeacher
 
@@ -27,9 +29,15 @@ QUESTIONS = 64
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; figures mean nothing")
+    smoke = parser.parse_args().smoke
     print("| teacher | temperature | k | kept mass | gradient error | renormalized |")
     print("|---|---|---|---|---|---|")
-    for name, states, head, teacher_logits in (read_lab(), make_zipf()):
+    for name, states, head, teacher_logits in (
+        read_lab(4 if smoke else QUESTIONS),
+        make_zipf(rows=1000 if smoke else 151_936),
+    ):
         for temperature in TEMPERATURES:
             exact = exact_gradient(states, head, teacher_logits, temperature)
             for k in KEPT:
@@ -45,14 +53,14 @@ def main() -> None:
 
 
 @torch.no_grad()
-def read_lab() -> tuple[str, Tensor, Tensor, Tensor]:
-    """States of the untouched student and logits of the teacher at the tokens of the teacher's own answers."""
+def read_lab(questions: int) -> tuple[str, Tensor, Tensor, Tensor]:
+    """Return states of the untrained student and logits of the teacher at the tokens of the teacher's own answers."""
     family = load_student_family(str(LAB / "student"))
     student = family.load_model(str(LAB / "student"), dtype=torch.float32).eval()
     teacher = LiveTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
-    tokenizer = teacher.reader.tokenizer
+    tokenizer = teacher.encoder.tokenizer
     states, logits = [], []
-    for prompt in list(read_questions(str(LAB / "questions.jsonl")))[::10][:QUESTIONS]:
+    for prompt in list(read_questions(str(LAB / "questions.jsonl")))[::10][:questions]:
         asked = tokenizer.apply_chat_template(
             make_messages(prompt["question"], ""),
             add_generation_prompt=True,
@@ -71,7 +79,7 @@ def read_lab() -> tuple[str, Tensor, Tensor, Tensor]:
 
 
 def make_zipf(tokens: int = 64, hidden: int = 256, rows: int = 151_936):
-    """A teacher whose likelihoods fall as a power of their rank, every token in another order, and a noisy student."""
+    """Return a teacher whose probabilities are a power of their rank, ordered anew per token, and a noisy student."""
     generator = torch.Generator().manual_seed(0)
     head = torch.randn(rows, hidden, generator=generator) / math.sqrt(hidden)
     states = torch.randn(tokens, hidden, generator=generator)
@@ -79,11 +87,11 @@ def make_zipf(tokens: int = 64, hidden: int = 256, rows: int = 151_936):
     ranks = torch.arange(1, rows + 1, dtype=torch.float32)
     exponents = 1.2 + 1.8 * torch.rand(tokens, 1, generator=generator)  # some tokens sure, some not
     logits = torch.empty(tokens, rows).scatter_(1, order, -exponents * ranks.log())
-    return "Zipf, 151,936 rows", 8 * states, head, logits
+    return f"Zipf, {rows:,} rows", 8 * states, head, logits
 
 
 def keep(logits: Tensor, k: int, temperature: float) -> StoredTargets:
-    """What a table stores of logits (N, V)."""
+    """Return the targets that a table stores of logits (N, V)."""
     log_probs, ids = logits.log_softmax(-1).topk(min(k, logits.shape[1]))
     log_p = (logits / temperature).log_softmax(-1)
     log_tail = log_p.scatter(1, ids, -torch.inf).logsumexp(-1)
@@ -91,10 +99,8 @@ def keep(logits: Tensor, k: int, temperature: float) -> StoredTargets:
     return StoredTargets(rows, ids, log_probs.half().float(), log_tail, logits.shape[1])
 
 
-def gradient_of_ours(
-    states: Tensor, head: Tensor, teacher: StoredTargets, temperature: float
-) -> Tensor:
-    """Of the divergence alone, by the states: the gradient with it less that without."""
+def gradient_of_ours(states: Tensor, head: Tensor, teacher: StoredTargets, temperature: float) -> Tensor:
+    """Return the gradient of the divergence alone by the states, as a difference of two losses."""
     gradients = []
     for weight in (1.0, 0.0):
         ours = states.clone().requires_grad_()
@@ -112,7 +118,7 @@ def exact_gradient(
     temperature: float,
     ids: Tensor | None = None,
 ) -> Tensor:
-    """Of temperature^2 * KL over all ids, or renormalized over the kept `ids` (N, k) alone."""
+    """Return the gradient of temperature^2 * KL over all ids, or renormalized over the kept `ids` (N, k) alone."""
     ours = states.clone().requires_grad_()
     logits = ours @ head.T
     if ids is not None:

@@ -1,4 +1,4 @@
-"""Where a training step's time goes, how much of it is padding, and whether it waits for data: the tiny lab's student.
+"""Time of a training step by part, share of padding, and waiting for data: the tiny lab's student.
 
     python tests/benchmarks/step.py                    # 500 rows of mixed length, batches of 8, 2 workers
     python tests/benchmarks/step.py --config recipes/configs/tiny_stored.yaml
@@ -10,6 +10,7 @@ compare, in turns in one run, rows packed into one (what trains) with rows padde
 import argparse
 import functools
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -20,7 +21,6 @@ import torch
 from datasets import Dataset
 
 import trainer_ext.students.distill_forward
-from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, SoftTargetArguments
 from data_builders.audio import decode_speech, encode_speech
 from data_builders.pairs import load_pairs
@@ -40,7 +40,7 @@ WARM_UP_STEPS = 5
 
 
 class Clock:
-    """Seconds by name, of calls that are nested in one another: what is inside is taken from what is around it."""
+    """Seconds by name of nested calls; the time of an inner call is not counted in the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -62,7 +62,7 @@ class Clock:
 
 
 def mix_lengths(rows: Dataset, seed: int = 0) -> Dataset:
-    """A pause of up to six seconds after every second question."""
+    """Add a pause of up to six seconds after every second question."""
     generator = np.random.default_rng(seed)
 
     def pause(row, number):
@@ -78,43 +78,46 @@ def mix_lengths(rows: Dataset, seed: int = 0) -> Dataset:
     return rows.map(pause, with_indices=True)
 
 
+def write_few_questions() -> Path:
+    """Write every twentieth question of the lab."""
+    file = Path(tempfile.mkdtemp()) / "questions.jsonl"
+    lines = (TINY.parents[1] / "tiny_lab" / "questions.jsonl").read_text().splitlines()[::20]
+    file.write_text("".join(f"{line}\n" for line in lines))
+    return file
+
+
 def load_trainer(arguments: argparse.Namespace) -> CrossModalDistillTrainer:
-    parser = RecipeParser(
-        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig)
-    )
+    parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig))
     words = ["--config", arguments.config, "--max_steps", str(arguments.steps + WARM_UP_STEPS)]
     words += ["--dataloader_num_workers", str(arguments.workers), "--save_strategy", "no"]
     words += ["--train_sampling_strategy", "group_by_length", "--disable_tqdm", "true"]
     words += ["--logging_steps", "1000", "--output_dir", "outputs/benchmarks/step"]
+    if arguments.smoke:
+        words += ["--questions", str(write_few_questions()), "--recordings_per_question", "1"]
     model, data, soft, training = parser.parse_args_and_config(words)
-    pairs = load_pairs(data, model.teacher_model_name_or_path)
+    pairs = load_pairs(data, model.teacher)
     family = load_student_family(model.model_name_or_path)
-    identity = fingerprint_model(model.teacher_model_name_or_path)
     return CrossModalDistillTrainer(
         model=load_student(model, family),
         args=training,
         family=family,
-        teacher=load_teacher(
-            model, training, family, soft.soft_targets_path, soft.soft_targets_k, identity
-        ),
+        teacher=load_teacher(training, family, model.teacher, soft.soft_targets_path, soft.soft_targets_k),
         train_dataset=mix_lengths(pairs["train"].select(range(arguments.rows))),
         peft_config=load_peft_config(model, family),
     )
 
 
 def profile(trainer: CrossModalDistillTrainer) -> dict[str, float]:
-    """Shares of the time between the warm-up and the last step."""
+    """Return shares of the time between the warm-up and the last step."""
     clock = Clock()
-    student = (
-        trainer.model.get_base_model() if hasattr(trainer.model, "peft_config") else trainer.model
-    )
+    student = trainer.model.get_base_model() if hasattr(trainer.model, "peft_config") else trainer.model
     tower = student.model.audio_tower
     tower.forward = clock.measure("audio tower", tower.forward)
     trainer_ext.students.distill_forward.distillation_loss = clock.measure(
         "loss", trainer_ext.students.distill_forward.distillation_loss
     )
     if trainer.teacher is not None:
-        trainer.teacher.signal = clock.measure("teacher", trainer.teacher.signal)
+        trainer.teacher.targets = clock.measure("teacher", trainer.teacher.targets)
     student.forward = clock.measure("student, forward", student.forward)
     trainer.accelerator.backward = clock.measure("student, backward", trainer.accelerator.backward)
     trainer.get_batch_samples = clock.measure("waiting for data", trainer.get_batch_samples)
@@ -140,7 +143,7 @@ def profile(trainer: CrossModalDistillTrainer) -> dict[str, float]:
 
 
 def measure_padding(trainer: CrossModalDistillTrainer) -> list[tuple[str, float, float]]:
-    """Share of padding among the tokens of an epoch, student's and teacher's, by how rows meet."""
+    """Return the share of padding of student and teacher tokens in an epoch, by sampler."""
     size = trainer.args.per_device_train_batch_size
     rows = trainer.train_dataset
     orders = {
@@ -169,10 +172,8 @@ def measure_padding(trainer: CrossModalDistillTrainer) -> list[tuple[str, float,
 
 
 def compare_with_padded(trainer: CrossModalDistillTrainer, rounds: int = 5) -> float:
-    """Time of a padded forward and backward over that of a packed one, median of rounds in turns."""
-    student = (
-        trainer.model.get_base_model() if hasattr(trainer.model, "peft_config") else trainer.model
-    )
+    """Return the ratio of times, padded to packed forward and backward, median of alternating rounds."""
+    student = trainer.model.get_base_model() if hasattr(trainer.model, "peft_config") else trainer.model
     packed_forward = student.forward
 
     def padded_forward(*args, distill=None, **kwargs):
@@ -190,7 +191,7 @@ def compare_with_padded(trainer: CrossModalDistillTrainer, rounds: int = 5) -> f
     size = trainer.args.per_device_train_batch_size
     batches = [
         trainer.data_collator([trainer.train_dataset[i] for i in order[start : start + size]])
-        for start in range(0, 10 * size, size)
+        for start in range(0, min(10 * size, len(order)), size)
     ]
     trainer.model.train()
     ratios = []
@@ -209,14 +210,15 @@ def compare_with_padded(trainer: CrossModalDistillTrainer, rounds: int = 5) -> f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(TINY))
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; figures mean nothing")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.rows, arguments.steps, arguments.workers = 16, 2, 0
     keep_libraries_quiet()
     datasets.disable_progress_bars()
     trainer = load_trainer(arguments)

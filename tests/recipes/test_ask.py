@@ -1,4 +1,4 @@
-"""A question, in writing or as whatever file a person has, and an answer or a clear refusal."""
+"""Tests of recipes/ask.py with text and with audio files of many formats."""
 
 import io
 
@@ -27,7 +27,7 @@ def ask(monkeypatch, capsys, lab_student):
 
 @pytest.fixture(scope="module")
 def heard(pristine_student, family, pairs):
-    """A clip that the lab's student hears right, also with a little noise and delayed, as by mp3; and its answer."""
+    """Return a clip that the lab's student answers correctly also with noise and delay, and its answer."""
     rows = pairs["train"]
     noisy = rows.map(disturb)
     answers = [answer_rows(pristine_student, family, some, "s2t", 24) for some in (rows, noisy)]
@@ -52,16 +52,16 @@ def write(samples: np.ndarray, file, rate_hz: int = SPEECH_RATE_HZ, channels: in
 
 @pytest.mark.parametrize("ending", sorted(HELD_BY_SOUNDFILE))
 @pytest.mark.parametrize(("rate_hz", "channels"), [(16_000, 1), (48_000, 2), (44_100, 1)])
-def test_any_file_is_heard_as_the_clip_in_it(ask, heard, tmp_path, ending, rate_hz, channels):
-    """48 kHz read as 16 kHz is a slow giant; two channels read as one after the other, a stutter."""
+def test_audio_files_of_any_format_are_read_as_one_clip(ask, heard, tmp_path, ending, rate_hz, channels):
+    """Prevents: 48 kHz read as 16 kHz, or two channels read one after the other."""
     samples, answer = heard
     said, refusal = ask("--audio", write(samples, tmp_path / f"q.{ending}", rate_hz, channels))
     assert not refusal
     assert said.strip() == answer
 
 
-def test_a_telephone_is_answered(ask, heard, tmp_path):
-    """8 kHz has half the frequencies: the answer may differ, but there is one."""
+def test_an_8_khz_recording_is_answered(ask, heard, tmp_path):
+    """Prevents: a refusal of telephone recordings."""
     said, refusal = ask("--audio", write(heard[0], tmp_path / "q.wav", 8_000))
     assert not refusal
     assert said.strip()
@@ -70,7 +70,7 @@ def test_a_telephone_is_answered(ask, heard, tmp_path):
 def test_a_written_question_is_answered_with_the_adapter_and_without(
     ask, family, pristine_student, tmp_path, lab_student
 ):
-    """An adapter that made things worse is seen at once."""
+    """Prevents: an adapter that makes answers worse unnoticed."""
     config = LoraConfig(
         target_modules=family.lora_target_modules, r=4, init_lora_weights=False,
         task_type="CAUSAL_LM", base_model_name_or_path=lab_student,
@@ -90,7 +90,7 @@ def test_a_written_question_is_answered_with_the_adapter_and_without(
 
 @pytest.mark.parametrize("with_adapter", [False, True])
 def test_the_full_model_speaks_its_answer(ask, tiny_omni, family, tmp_path, with_adapter):
-    """The talker follows the thinker that was trained, not the one that was loaded."""
+    """Prevents: speech of the untrained thinker: the talker must follow the trained one."""
     words = ["--question", "What is two plus three?", "--speak", str(tmp_path / "answer.wav")]
     if with_adapter:
         config = LoraConfig(target_modules=family.lora_target_modules, r=4, init_lora_weights=False)
@@ -104,8 +104,8 @@ def test_the_full_model_speaks_its_answer(ask, tiny_omni, family, tmp_path, with
     assert len(samples) > 1000
 
 
-def test_what_cannot_be_heard_is_refused_in_one_line(ask, tmp_path):
-    """Cut, or padded with silence, it would be answered as if it had been heard."""
+def test_unreadable_audio_is_refused_in_one_line(ask, tmp_path):
+    """Prevents: an answer to a clip that was cut or padded with silence."""
     noise = np.random.default_rng(0).normal(size=301 * SPEECH_RATE_HZ).astype(np.float32) / 10
     assert "is 301 s long" in ask("--audio", write(noise, tmp_path / "long.flac"))[1]
     assert "zero length" in ask("--audio", write(noise[:0], tmp_path / "empty.wav"))[1]
@@ -115,17 +115,17 @@ def test_what_cannot_be_heard_is_refused_in_one_line(ask, tmp_path):
     assert "no file" in ask("--audio", str(tmp_path / "nowhere.wav"))[1]
 
 
-def test_what_was_not_asked_is_said_in_one_line(ask, lab_student):
-    """Before a model is loaded."""
+def test_missing_arguments_are_named_in_one_line(ask, lab_student):
+    """Prevents: loading a model before a missing argument is reported."""
     assert "--question" in ask()[1]
     assert "one of them" in ask("--question", "Q", "--audio", "q.wav")[1]
-    assert "name whom to ask" in ask("--question", "Q", model=None)[1]
+    assert "name the model by" in ask("--question", "Q", model=None)[1]
     assert "cannot speak" in ask("--question", "Q", "--speak", "a.wav")[1]
 
 
 @pytest.mark.parametrize("ending", sorted(HELD_BY_SOUNDFILE))
 def test_training_reads_any_file_too(make_trainer, pairs, heard, ending):
-    """People's own recordings are stereo, 48 kHz and mp3."""
+    """Prevents: refusing people's own recordings, which are stereo, 48 kHz and mp3."""
     samples, _ = heard
     buffer = io.BytesIO()
     stereo = np.stack([soxr.resample(samples, SPEECH_RATE_HZ, 48_000)] * 2, axis=1)

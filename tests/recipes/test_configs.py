@@ -1,4 +1,4 @@
-"""Every YAML in recipes/configs parses into the recipe's arguments and names files that are there."""
+"""Tests that every YAML file in recipes/configs parses and names existing files."""
 
 import re
 from pathlib import Path
@@ -6,22 +6,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_builders.arguments import BuildArguments, DataArguments, SoftTargetArguments
+from data_builders.arguments import BuildSettings, DataArguments, SoftTargetArguments
+from tests.support.configs import CONFIGS, DATA_CONFIGS
+from tests.support.lab import ROOT
+from tests.support.settings import CLASSES
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.parser import RecipeParser
-
-ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
-DATA_CONFIGS = sorted((ROOT / "recipes" / "configs" / "data").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_a_config_parses_and_finds_its_files(file, monkeypatch):
-    """A recipe that nobody ran since a rename."""
+    """Prevents: a config that a rename has broken."""
     monkeypatch.chdir(ROOT)
-    parser = RecipeParser(
-        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig)
-    )
+    parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig))
     words = ["--config", str(file), "--use_cpu", "true"]  # whose bf16 no card here supports
     model, data, soft, training = parser.parse_args_and_config(words)
     assert training.output_dir == f"outputs/{file.stem}"
@@ -37,20 +34,18 @@ def test_a_config_parses_and_finds_its_files(file, monkeypatch):
 
 @pytest.mark.parametrize("file", DATA_CONFIGS, ids=lambda file: file.stem)
 def test_a_data_config_parses_and_finds_its_files(file, monkeypatch):
-    """As above, of recipes/build_data.py."""
+    """Prevents: a data config that a rename has broken."""
     monkeypatch.chdir(ROOT)
-    (arguments,) = RecipeParser((BuildArguments,)).parse_args_and_config(["--config", str(file)])
-    assert arguments.output_dir == f"outputs/data/{file.stem}"
-    for path in (arguments.questions, arguments.teacher_model_name_or_path):
+    settings = BuildSettings(*RecipeParser(CLASSES).parse_args_and_config(["--config", str(file)]))
+    assert settings.pipeline.output_dir == f"outputs/data/{file.stem}"
+    for path in (settings.questions.questions, settings.answers.teacher_model_name_or_path):
         assert path is None or not path.startswith("recipes/") or Path(path).exists()
     assert f"--config {file.relative_to(ROOT)}" in file.read_text() or file.stem == "tiny"
 
 
-@pytest.mark.parametrize(
-    "file", [f for f in CONFIGS if f.stem.startswith("tiny_")], ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", [f for f in CONFIGS if f.stem.startswith("tiny_")], ids=lambda file: file.stem)
 def test_an_ablation_differs_from_the_default_in_what_it_studies(file):
-    """Two changes at once study neither."""
+    """Prevents: two changes in one ablation."""
     allowed = {
         "tiny_s2t_only": {"channels"},
         "tiny_t2t_only": {"channels"},

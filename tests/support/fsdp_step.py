@@ -1,4 +1,4 @@
-"""One backward of the tiny lab sharded by FSDP2 over the processes that torchrun starts; keeps the whole gradient.
+"""Run one backward of the tiny lab under FSDP2 in the processes that torchrun starts; saves the full gradient.
 
 torchrun --standalone --nproc_per_node 2 fsdp_step.py \
     '{"dataset": folder, "output": file, "shard_head": true, "bf16": false}'
@@ -16,8 +16,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from trainer_ext import PairCollator, load_student_family
-from trainer_ext.loss.alignment import IGNORE_INDEX, pair_with_teacher
-from trainer_ext.loss.teacher_targets import Objective
+from trainer_ext.loss.alignment import IGNORE_INDEX
+from trainer_ext.loss.objective import Objective
+from trainer_ext.pair_batch import PairBatch
 from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward
 from trainer_ext.teachers.live import LiveTeacher
 
@@ -30,7 +31,7 @@ def main() -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     family = load_student_family(str(LAB / "student"))
     model = family.load_model(str(LAB / "student"), dtype="float32")
-    install_distill_forward(model, family.pack)
+    install_distill_forward(model, family.pack_rows)
     if world > 1:
         half = torch.bfloat16 if settings["bf16"] else None
         policy = MixedPrecisionPolicy(param_dtype=half, output_dtype=half)
@@ -41,23 +42,18 @@ def main() -> None:
         fully_shard(model, mp_policy=policy)
     teacher = LiveTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
     rows = list(load_from_disk(settings["dataset"]))
-    batch = PairCollator(family, teacher.reader)(rows[rank::world])
+    batch = PairCollator(family, teacher.encoder)(rows[rank::world])
     tokens = torch.tensor(int((batch["labels"] != IGNORE_INDEX).sum()))
     dist.all_reduce(tokens)
 
-    labels = batch.pop("labels")
-    lengths, questions = (
-        torch.tensor(batch.pop(key)) for key in ("response_lengths", "question_index")
-    )
-    asked = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
-    del batch["channel"], batch["example_ids"]
-    signal = teacher.signal(asked, pair_with_teacher(labels, lengths, questions))
-    request = DistillRequest(labels, signal, Objective())
-    output = model(**batch, distill=request)
+    split = PairBatch.split(batch)
+    targets = teacher.targets(split.teacher_inputs, split.teacher_index())
+    request = DistillRequest(split.labels, targets, Objective())
+    output = model(**split.model_inputs, distill=request)
     (output.total / tokens * world).backward()
     parts = request.parts
     assert {part.dtype for part in (parts.total, parts.ce, parts.kl)} == {torch.float32}
-    assert signal.states.dtype == torch.float32
+    assert targets.hidden_states.dtype == torch.float32
     loss = parts.total.detach().clone()
     dist.all_reduce(loss)
     gradients = {"loss": loss / tokens} | {

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class HubServer:
-    """Serves on a free port of this machine while the `with` block lasts.
+    """Server on a free local port for the duration of a `with` block.
 
     Attributes:
         endpoint: for HF_ENDPOINT.
@@ -64,12 +64,7 @@ class HubServer:
             return {"errors": [], "warnings": []}, 200
         if "/preupload/" in path:
             asked = json.loads(body)["files"]
-            return {
-                "files": [
-                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
-                    for f in asked
-                ]
-            }, 200
+            return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]}, 200
         if "/commit/" in path:
             for line in body.splitlines():
                 entry = json.loads(line)

@@ -66,7 +66,7 @@ def main() -> None:
         model=family.load_model(str(LAB / "student"), dtype="float32"),
         args=training,
         family=family,
-        teacher=load_teacher(model, training, family, soft_targets),
+        teacher=load_teacher(training, family, model.teacher, soft_targets),
         train_dataset=dataset,
         peft_config=adapters if training.teacher_kind == "self" else None,
         callbacks=[KeepGradient(output)],

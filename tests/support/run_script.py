@@ -1,4 +1,4 @@
-"""Runs a recipe in this process, as `python recipes/NAME.py ...` would: importing the libraries once is enough."""
+"""Run a recipe in this process as `python recipes/NAME.py ...` would, so that libraries are imported once."""
 
 import runpy
 import sys
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 def run_script(
     name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> tuple[str, str]:
-    """What it printed, and its last words if it gave up ("" if it did not)."""
+    """Return its standard output, and the last line of its standard error if it exited with an error ("" otherwise)."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [name, *words])
     capsys.readouterr()

@@ -102,9 +102,7 @@ class Proxy:
                     return
                 connection = http.client.HTTPConnection(host, timeout=60)
                 try:
-                    connection.request(
-                        "POST", self.path, body, {"Content-Type": "application/json"}
-                    )
+                    connection.request("POST", self.path, body, {"Content-Type": "application/json"})
                     told = connection.getresponse()
                     self.answer(told.status, told.read())
                 except OSError:

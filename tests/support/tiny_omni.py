@@ -19,9 +19,7 @@ ROOT = Path(__file__).parents[2]
 STUDENT = ROOT / "recipes" / "tiny_lab" / "student"
 # Every weight of Qwen/Qwen2.5-Omni-7B and -3B, from their model.safetensors.index.json; N is any number.
 PUBLISHED_NAMES = (ROOT / "tests" / "support" / "published_names.txt").read_text().split()
-NUMBERED = re.compile(
-    r"\.(layers|blocks|transformer_blocks|resblocks|ups|activations|convs1|convs2)\.\d+"
-)
+NUMBERED = re.compile(r"\.(layers|blocks|transformer_blocks|resblocks|ups|activations|convs1|convs2)\.\d+")
 
 TALKER = dict(
     vocab_size=64,

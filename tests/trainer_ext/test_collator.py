@@ -1,27 +1,27 @@
-"""Rows in, one batch of pairs out, the same kind of batch on every process."""
+"""Tests of collating rows into a pair batch."""
 
 import pytest
 import torch
 
-from tests.trainer_ext.test_invariance import TOLERANCE, difference, gradients
+from tests.support.gradients import TOLERANCE, difference, gradients
 from trainer_ext.collator import PairCollator
 from trainer_ext.loss.alignment import IGNORE_INDEX
 
 
-def test_a_batch_without_speech_is_heard_all_the_same(family, pairs, teacher):
-    """Sharded training hangs when one process runs the audio tower and another has nothing to run it on."""
+def test_a_batch_without_speech_gets_a_silent_row(family, pairs, teacher):
+    """Prevents: a hang of sharded training when one process runs the audio tower and another does not."""
     rows = [{**row, "channels": ["t2t"]} for row in pairs["train"].select(range(3))]
-    batch = PairCollator(family, teacher.reader)(rows)
+    batch = PairCollator(family, teacher.encoder)(rows)
     assert batch["input_features"].shape[0] == 1
-    assert batch["channel"] == [0, 0, 0, 1]
+    assert batch["channel_index"] == [0, 0, 0, 1]
     assert (batch["labels"][-1] == IGNORE_INDEX).all()
-    text_alone = PairCollator(family, teacher.reader, channels=("t2t",))(rows)
+    text_alone = PairCollator(family, teacher.encoder, channels=("t2t",))(rows)
     assert "input_features" not in text_alone
 
 
 @pytest.mark.parametrize("kind", ["model", "stored"])
-def test_silence_teaches_nothing(make_trainer, pairs, kind):
-    """A row added for the sake of the others must not move the gradient."""
+def test_the_silent_row_has_no_gradient(make_trainer, pairs, kind):
+    """Prevents: a gradient from a row that exists only to run the audio tower."""
     rows = pairs["train"].map(lambda row, i: {"channels": ["t2t"] if i < 3 else row["channels"]},
                               with_indices=True)  # fmt: skip
     trainer = make_trainer(train_dataset=rows, teacher_kind=kind)
@@ -34,8 +34,8 @@ def test_silence_teaches_nothing(make_trainer, pairs, kind):
     assert difference(gradients(trainer, [with_silence]), gradients(trainer, [without])) < TOLERANCE
 
 
-def test_rows_of_like_length_share_a_batch(make_trainer, pairs):
-    """`group_by_length` looks for a column that no data set of pairs has, and would stop the run."""
+def test_rows_of_similar_length_share_a_batch(make_trainer, pairs):
+    """Prevents: the failure of `group_by_length`, which looks for a column that data sets of pairs lack."""
     trainer = make_trainer(train_sampling_strategy="group_by_length", per_device_train_batch_size=2)
     lengths = torch.tensor(trainer.train_dataset["length"])
     order = torch.tensor(list(trainer._get_train_sampler(trainer.train_dataset)))

@@ -1,7 +1,6 @@
-"""The gradient belongs to the questions, not to how they were batched, padded or shared among processes."""
+"""Tests that batching, padding, accumulation and the number of processes do not change the gradient."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,38 +9,23 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
+from tests.support.gradients import TOLERANCE, difference, gradients
+from tests.support.lab import ROOT
+from tests.support.processes import TORCHRUN, run
 from trainer_ext.collator import PairCollator
-from trainer_ext.loss.alignment import IGNORE_INDEX
-from trainer_ext.trainer import CrossModalDistillTrainer
 
-TOLERANCE = 1e-5
-
-
-def gradients(trainer: CrossModalDistillTrainer, batches: list[dict]) -> dict[str, torch.Tensor]:
-    """What an optimizer step over these micro-batches would see."""
-    trainer.model.zero_grad()
-    tokens = sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in batches)
-    for batch in batches:
-        trainer.compute_loss(trainer.model, batch, num_items_in_batch=tokens).backward()
-    return {
-        name: parameter.grad.clone()
-        for name, parameter in trainer.model.named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Relative distance of two gradients, all parameters together."""
-    assert ours.keys() == theirs.keys()
-    assert ours
-    apart = torch.stack([(ours[name] - theirs[name]).norm() for name in ours]).norm()
-    return float(apart / torch.stack([ours[name].norm() for name in ours]).norm())
+# The kinds of teacher differ in `gradients` above all; separate processes take half a minute each.
+SEPARATE_PROCESSES = pytest.mark.parametrize(
+    "trainer",
+    ["model", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("self", "stored"))],
+    indirect=True,
+)
 
 
 @pytest.fixture(params=["model", "self", "stored"])
 def trainer(request, make_trainer, family, pairs):
-    """A trainer whose model is the same at every call, over rows with uneven numbers of t2t and s2t."""
-    # Adapters that do something from the start: else a student that is its own teacher has nothing to learn from it.
+    """Return a trainer with the same model at every call, over rows with unequal numbers of t2t and s2t."""
+    # Adapters that are not zero: otherwise the KL of a student that is its own teacher is zero.
     adapters = LoraConfig(target_modules=family.lora_target_modules, init_lora_weights=False)
     return make_trainer(
         train_dataset=uneven(pairs["train"]),
@@ -51,10 +35,8 @@ def trainer(request, make_trainer, family, pairs):
 
 
 def uneven(rows):
-    """Every third question trains s2t alone, as in the paper's data (22,456 t2t, 44,753 s2t)."""
-    return rows.map(
-        lambda row, i: {"channels": ["s2t"] if i % 3 == 0 else row["channels"]}, with_indices=True
-    )
+    """Return rows of which every third trains s2t alone, as in the paper's data (22,456 t2t, 44,753 s2t)."""
+    return rows.map(lambda row, i: {"channels": ["s2t"] if i % 3 == 0 else row["channels"]}, with_indices=True)
 
 
 def take(trainer, *numbers):
@@ -62,7 +44,7 @@ def take(trainer, *numbers):
 
 
 def test_the_padding_side_does_not_matter(trainer):
-    """Positions counted through padding, or a gather that assumes right padding."""
+    """Prevents: positions counted through padding, or a gather that assumes right padding."""
     rows = take(trainer, 0, 1, 2, 3)
     right = gradients(trainer, [trainer.data_collator(rows)])
     trainer.data_collator.padding_side = "left"
@@ -70,14 +52,14 @@ def test_the_padding_side_does_not_matter(trainer):
 
 
 def test_the_order_of_rows_does_not_matter(trainer):
-    """A teacher row read for its neighbor's question."""
+    """Prevents: a teacher row of a neighbor's question."""
     there = gradients(trainer, [trainer.data_collator(take(trainer, 0, 1, 2, 3))])
     back = gradients(trainer, [trainer.data_collator(take(trainer, 3, 1, 0, 2))])
     assert difference(there, back) < TOLERANCE
 
 
 def test_a_long_prompt_beside_it_does_not_change_a_row(trainer):
-    """A row's states shifted by the padding that its neighbor's system prompt brings."""
+    """Prevents: states shifted by the padding for a neighbor's system prompt."""
     short, other = take(trainer, 1, 2)
     long = {**other, "system": "You are a patient teacher. " * 20}
     together = gradients(trainer, [trainer.data_collator([short, long])])
@@ -86,7 +68,9 @@ def test_a_long_prompt_beside_it_does_not_change_a_row(trainer):
 
 
 def test_one_batch_equals_its_accumulated_parts(trainer):
-    """A mean per micro-batch weighs short answers more: measured elsewhere as an update 5 times too large."""
+    """Prevents: a mean per micro-batch, which weighs short answers more (an update 5 times too large was measured
+    elsewhere).
+    """
     rows = take(trainer, 0, 1, 2, 3, 4, 5)
     whole = gradients(trainer, [trainer.data_collator(rows)])
     for split in ([1, 1, 1, 1, 1, 1], [2, 4], [5, 1]):
@@ -98,11 +82,11 @@ def test_one_batch_equals_its_accumulated_parts(trainer):
 
 
 def test_pairs_in_one_batch_equal_two_passes_by_channel(trainer):
-    """The rows of a pair share one teacher pass; that must be a saving, not another loss."""
+    """Prevents: another loss when the rows of a pair share one teacher pass."""
     rows = take(trainer, 0, 1, 2, 3)
     passes = []
     for channel in ("t2t", "s2t"):
-        collator = PairCollator(trainer.family, trainer.teacher.reader, (channel,))
+        collator = PairCollator(trainer.family, trainer.teacher.encoder, (channel,))
         passes.append(collator([row for row in rows if channel in row["channels"]]))
     together = gradients(trainer, [trainer.data_collator(rows)])
     assert difference(together, gradients(trainer, passes)) < TOLERANCE
@@ -110,54 +94,37 @@ def test_pairs_in_one_batch_equal_two_passes_by_channel(trainer):
 
 @pytest.fixture
 def run_step(trainer, soft_targets, tmp_path):
-    """Takes one optimizer step of this trainer's kind of teacher and rows in processes of their own."""
+    """Return a function that takes one optimizer step in separate processes."""
     trainer.train_dataset.save_to_disk(str(tmp_path / "rows"))
     shared = {
         "dataset": str(tmp_path / "rows"),
         "soft_targets": str(soft_targets),
         "teacher_kind": trainer.args.teacher_kind,
     }
-    return lambda folder, processes, **arguments: run_one_step(
-        folder, processes, **shared, **arguments
-    )
+    return lambda folder, processes, **arguments: run_one_step(folder, processes, **shared, **arguments)
 
 
 def run_one_step(folder: Path, processes: int, **arguments) -> dict[str, torch.Tensor]:
-    """Gradients of one optimizer step in real processes of their own, over gloo when there are several."""
-    settings = {
-        "output": str(folder / f"{processes}.safetensors"),
-        **arguments,
-    }
-    launcher = (
-        [sys.executable]
-        if processes == 1
-        else ["torchrun", "--standalone", "--nproc_per_node", str(processes)]
-    )
-    subprocess.run(
-        [
-            *launcher,
-            str(Path(__file__).parents[1] / "support" / "one_step.py"),
-            json.dumps(settings),
-        ],
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
+    """Return the gradients of one optimizer step in separate processes, over gloo if there are several."""
+    settings = {"output": str(folder / f"{processes}.safetensors"), **arguments}
+    launcher = [sys.executable] if processes == 1 else [*TORCHRUN, str(processes)]
+    run([*launcher, str(ROOT / "tests" / "support" / "one_step.py"), json.dumps(settings)])
     return load_file(settings["output"])
 
 
+@SEPARATE_PROCESSES
 def test_two_processes_equal_one_with_the_doubled_batch(run_step, tmp_path):
-    """DDP averages gradients while the loss is a sum over the global batch; one factor lost halves the step.
-
-    The rows are dealt so that the two processes see unlike numbers of rows of each channel.
+    """Prevents: halved steps: DDP averages gradients while the loss sums over the global batch. The processes get
+    unlike numbers of rows of each channel.
     """
     one = run_step(tmp_path, processes=1, per_device_train_batch_size=4)
     two = run_step(tmp_path, processes=2, per_device_train_batch_size=2)
     assert difference(one, two) < TOLERANCE
 
 
+@SEPARATE_PROCESSES
 def test_the_trainers_own_accumulation_equals_the_larger_batch(run_step, tmp_path):
-    """The same through the Trainer's loop: who counts `num_items_in_batch` and who divides by it."""
+    """Prevents: a wrong count of, or division by, `num_items_in_batch` in the Trainer's loop."""
     seen = []
     for size, accumulation in ((4, 1), (1, 4)):
         folder = tmp_path / str(size)

@@ -1,4 +1,4 @@
-"""YAML and command line: typed, complete, and the command line wins."""
+"""Tests of YAML and command-line arguments."""
 
 import pytest
 import yaml
@@ -18,14 +18,16 @@ def parse(tmp_path, yaml_text: str, *typed: str):
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
-    """A sweep that changes nothing is a wasted night."""
+    """Prevents: a sweep that changes nothing."""
     *_, training = parse(tmp_path, "learning_rate: 5e-6\ntemperature: 3\n", "--temperature", "4")
     assert training.temperature == 4.0
     assert training.learning_rate == 5e-6  # a string to YAML
 
 
 def test_defaults_are_the_papers(tmp_path):
-    """Section 4.1: lambda .5, tau 2, learning rate 5e-6, two epochs; table 2: the teacher's answers."""
+    """Prevents: defaults unlike section 4.1 (lambda .5, tau 2, learning rate 5e-6, two epochs) and table 2 (the
+    teacher's answers).
+    """
     *_, training = parse(tmp_path, "")
     assert (training.kl_weight, training.temperature, training.learning_rate) == (0.5, 2.0, 5e-6)
     assert (training.num_train_epochs, training.hard_targets) == (2.0, "teacher")
@@ -47,10 +49,8 @@ def test_defaults_are_the_papers(tmp_path):
         ("- 1", "is not YAML"),
     ],
 )
-def test_a_wrong_key_or_value_ends_the_run_with_one_line_that_names_it(
-    tmp_path, capsys, line, words
-):
-    """TRL's parser turns YAML values into defaults, which argparse does not check."""
+def test_a_wrong_key_or_value_ends_the_run_with_one_line_that_names_it(tmp_path, capsys, line, words):
+    """Prevents: unchecked YAML values: TRL's parser makes them defaults, which argparse does not check."""
     with pytest.raises(SystemExit) as stopped:
         parse(tmp_path, line)
     message = capsys.readouterr().err
@@ -60,12 +60,12 @@ def test_a_wrong_key_or_value_ends_the_run_with_one_line_that_names_it(
 
 
 def test_the_resolved_config_repeats_the_run(tmp_path):
-    """What was run must be readable from the run's folder, defaults and command line included."""
+    """Prevents: a run whose settings cannot be read from its folder."""
     parser, *first = parse(tmp_path, "channels: [s2t]\nlora_r: 4\nuse_peft: true\n", "--seed", "7")
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(yaml.safe_dump(parser.resolved))
-    second = RecipeParser(
-        (ModelArguments, DataArguments, CrossModalDistillConfig)
-    ).parse_args_and_config(["--config", str(resolved)])
+    second = RecipeParser((ModelArguments, DataArguments, CrossModalDistillConfig)).parse_args_and_config(
+        ["--config", str(resolved)]
+    )
     assert first[:2] == list(second[:2])
     assert first[2].to_dict() == second[2].to_dict()

@@ -1,4 +1,4 @@
-"""Bad input stops a run before training, with the row or the key in the message."""
+"""Tests that invalid rows and arguments stop a run before training."""
 
 import io
 
@@ -13,7 +13,7 @@ from trainer_ext.teachers.prompts import TeacherPromptEncoder
 
 
 def spoil(dataset, number: int, **cells):
-    """The data set with some cells of one row changed."""
+    """Return the data set with some cells of one row changed."""
     return dataset.map(lambda row, i: cells if i == number else {}, with_indices=True)
 
 
@@ -35,7 +35,7 @@ def speech(seconds: float) -> dict:
     ],
 )
 def test_a_bad_row_is_named(make_trainer, pairs, cells, message):
-    """Found at step 9,000 of 10,000, such a row costs a night; skipped in silence, it costs the result."""
+    """Prevents: a failure at step 9,000 of 10,000, or a row skipped without notice."""
     row_id = pairs["train"][3]["id"]
     with pytest.raises(ValueError, match=message) as caught:
         make_trainer(train_dataset=spoil(pairs["train"], 3, **cells))
@@ -43,38 +43,32 @@ def test_a_bad_row_is_named(make_trainer, pairs, cells, message):
 
 
 def test_a_missing_column_is_named(make_trainer, pairs):
-    """A KeyError from inside a data loader's worker says nothing."""
+    """Prevents: a KeyError from inside a data loader's worker."""
     with pytest.raises(ValueError, match="no column teacher_response"):
         make_trainer(train_dataset=pairs["train"].remove_columns("teacher_response"))
 
 
 def test_gold_targets_need_gold_answers(make_trainer, pairs):
-    """A data set of teacher answers alone cannot train on gold."""
+    """Prevents: training on gold answers with a data set that has none."""
     with pytest.raises(ValueError, match=r"gold_response is empty.*|its gold_response is empty"):
-        make_trainer(
-            train_dataset=spoil(pairs["train"], 0, gold_response=None), hard_targets="gold"
-        )
+        make_trainer(train_dataset=spoil(pairs["train"], 0, gold_response=None), hard_targets="gold")
 
 
 def test_a_run_on_speech_needs_rows_with_speech(make_trainer, pairs):
-    """An s2t run over text-only rows would train on nothing, or on text, without a word."""
+    """Prevents: an s2t run over text rows that trains on nothing."""
     written = pairs["train"].map(lambda row: {"channels": ["t2t"]})
     with pytest.raises(ValueError, match="no row of the data set trains channel 's2t'"):
         make_trainer(train_dataset=written, channels=["s2t"])
 
 
-def test_tokenizers_that_disagree_on_a_used_token_are_refused(
-    make_trainer, teacher, pairs, monkeypatch
-):
-    """The KL would pull the student's token towards another word's probability."""
-    tokenizer = teacher.reader.tokenizer
+def test_tokenizers_that_disagree_on_a_used_token_are_refused(make_trainer, teacher, pairs, monkeypatch):
+    """Prevents: a KL towards another word's probability."""
+    tokenizer = teacher.encoder.tokenizer
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.add_tokens([pairs["train"][2]["teacher_response"].split()[-1]])
-    other = type(tokenizer)(
-        tokenizer_object=backend, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token
-    )
+    other = type(tokenizer)(tokenizer_object=backend, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token)
     other.chat_template = tokenizer.chat_template
-    monkeypatch.setattr(teacher, "reader", TeacherPromptEncoder(other))
+    monkeypatch.setattr(teacher, "encoder", TeacherPromptEncoder(other))
     with pytest.raises(ValueError, match="tokenizers disagree on response token") as caught:
         make_trainer()
     assert any(row_id in str(caught.value) for row_id in pairs["train"]["id"])
@@ -95,6 +89,7 @@ def test_tokenizers_that_disagree_on_a_used_token_are_refused(
         ({"hub_token": "hf_secret"}, "hub_token is refused"),
         ({"packing": True}, "packing"),
         ({"trust_remote_code": True}, "trust_remote_code is refused"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end is refused"),
         (
             {"push_to_hub": True, "hub_strategy": "every_save"},
             "hub_strategy 'every_save' is refused",
@@ -102,45 +97,39 @@ def test_tokenizers_that_disagree_on_a_used_token_are_refused(
     ],
 )
 def test_a_bad_argument_is_refused_by_name(tmp_path, arguments, message):
-    """Training with a negative temperature runs, and unlearns."""
+    """Prevents: training with a negative temperature, which runs and unlearns."""
     with pytest.raises(ValueError, match=message) as caught:
         CrossModalDistillConfig(output_dir=str(tmp_path), report_to="none", **arguments)
     assert "hf_secret" not in str(caught.value)
 
 
-def test_the_trainer_gets_the_kind_of_teacher_its_arguments_name(
-    make_config, student, family, teacher, pairs
-):
-    """A forgotten teacher would train something else without a word; a needless one wastes half the GPU."""
+def test_the_trainer_gets_the_kind_of_teacher_its_arguments_name(make_config, student, family, teacher, pairs):
+    """Prevents: training something else without a teacher, or wasting half of the GPU on a needless one."""
     from trainer_ext.trainer import CrossModalDistillTrainer
 
     for given, kind in ((None, "model"), (teacher, "none"), (teacher, "stored")):
         with pytest.raises(ValueError, match=f"teacher_kind is '{kind}', but the teacher given"):
-            CrossModalDistillTrainer(
-                student, make_config(teacher_kind=kind), family, given, pairs["train"]
-            )
+            CrossModalDistillTrainer(student, make_config(teacher_kind=kind), family, given, pairs["train"])
 
 
 def test_a_row_longer_than_max_length_is_named_and_never_cut(make_trainer, pairs):
-    """Cutting goes through the audio tokens or the answer."""
+    """Prevents: cutting through the audio tokens or the answer."""
     with pytest.raises(ValueError, match="more than max_length=20") as caught:
         make_trainer(max_length=20)
     assert any(row_id in str(caught.value) for row_id in pairs["train"]["id"])
 
 
 def test_a_damaged_clip_is_named(make_trainer, pairs):
-    """A truncated download must not become a shorter question."""
+    """Prevents: a truncated file read as a shorter question."""
     cell = pairs["train"][0]["speech"]
-    broken = spoil(
-        pairs["train"], 0, speech={"bytes": cell["bytes"][: len(cell["bytes"]) // 2], "path": None}
-    )
+    broken = spoil(pairs["train"], 0, speech={"bytes": cell["bytes"][: len(cell["bytes"]) // 2], "path": None})
     trainer = make_trainer(train_dataset=broken.select([0]), per_device_train_batch_size=1)
     with pytest.raises(ValueError, match=f"row {broken[0]['id']}: its speech cannot be read"):
         trainer.train()
 
 
-def test_stereo_at_another_rate_is_heard_as_mono_at_16_khz(family, pairs):
-    """48 kHz read as 16 kHz is three times too slow and still trains."""
+def test_stereo_at_another_rate_is_read_as_mono_at_16_khz(family, pairs):
+    """Prevents: 48 kHz read as 16 kHz, which is three times too slow and still trains."""
     from data_builders.audio import decode_speech
 
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A training run: what changes, what must not, what is logged, and when it stops."""
+"""Tests of a training run: trained and frozen weights, logs, and errors."""
 
 import copy
 import io
@@ -23,7 +23,7 @@ def same(before: dict[str, torch.Tensor], module) -> bool:
 
 @pytest.mark.parametrize("lora", [True, False])
 def test_teacher_and_audio_tower_stay_bit_identical(make_trainer, student, teacher, family, lora):
-    """A teacher that follows its student, or a tower that forgets how to hear, both lower the loss."""
+    """Prevents: a teacher that follows its student, or a tower that changes; both lower the loss."""
     peft_config = LoraConfig(target_modules=family.lora_target_modules) if lora else None
     frozen = [teacher.model, *(student.get_submodule(name) for name in family.frozen_modules)]
     before = [snapshot(module) for module in frozen]
@@ -39,46 +39,41 @@ def test_teacher_and_audio_tower_stay_bit_identical(make_trainer, student, teach
         assert not same(language, student.model.language_model)
 
 
-def test_one_batch_can_be_learnt_by_heart(make_trainer, pairs):
-    """A loss that falls a little proves nothing; a model that cannot fit four questions is not being trained."""
+def test_one_batch_can_be_overfitted(make_trainer, pairs):
+    """Prevents: a model that is not trained although its loss falls a little."""
     trainer = make_trainer(train_dataset=pairs["train"].select(range(4)), max_steps=25)
     trainer.train()
     last = [entry for entry in trainer.state.log_history if "s2t/ce" in entry][-1]
     assert last["s2t/ce"] < 0.1
-    assert last["t2t/accuracy"] == 1
+    assert last["t2t/token_accuracy"] == 1
 
 
 def test_channels_are_logged_apart_for_training_and_evaluation(make_trainer, pairs):
-    """One mean over both hides that speech gets worse while text gets better."""
-    trainer = make_trainer(
-        eval_dataset=pairs["test"], eval_strategy="steps", eval_steps=1, max_steps=1
-    )
+    """Prevents: one mean over both channels, in which speech gets worse while text gets better."""
+    trainer = make_trainer(eval_dataset=pairs["test"], eval_strategy="steps", eval_steps=1, max_steps=1)
     trainer.train()
     logged = {key for entry in trainer.state.log_history for key in entry}
     for channel in ("t2t", "s2t"):
-        for part in ("ce", "kl", "accuracy", "entropy"):
+        for part in ("ce", "kl", "token_accuracy", "entropy"):
             assert {f"{channel}/{part}", f"eval_{channel}/{part}"} <= logged
 
 
 def test_the_logged_parts_add_up_to_the_logged_loss(make_trainer, pairs):
-    """Figures that are averaged over batches instead of tokens do not."""
+    """Prevents: figures that are averaged over batches instead of tokens."""
     rows = pairs["train"].select(range(4))
     trainer = make_trainer(train_dataset=rows, max_steps=1)
     trainer.train()
     logs = trainer.state.log_history[0]
     assert math.isclose(
         logs["loss"],
-        sum(
-            (logs[f"{channel}/ce"] + 0.5 * 4 * logs[f"{channel}/kl"]) / 2
-            for channel in ("t2t", "s2t")
-        ),
+        sum((logs[f"{channel}/ce"] + 0.5 * 4 * logs[f"{channel}/kl"]) / 2 for channel in ("t2t", "s2t")),
         rel_tol=1e-3,  # the Trainer rounds what it logs
     )
 
 
 @pytest.mark.parametrize("channels", [["t2t"], ["s2t"], ["t2t", "s2t"]])
 def test_batches_without_speech_without_text_and_with_both_train(make_trainer, channels):
-    """The model takes no empty clip tensor, and a batch of text has none."""
+    """Prevents: an empty clip tensor, which the model refuses."""
     trainer = make_trainer(channels=channels, max_steps=1)
     trainer.train()
     logs = trainer.state.log_history[0]
@@ -86,25 +81,21 @@ def test_batches_without_speech_without_text_and_with_both_train(make_trainer, c
 
 
 def test_rows_that_train_no_channel_of_the_run_are_left_out(make_trainer, pairs):
-    """Questions of speech alone would be empty rows of a t2t run."""
-    rows = pairs["train"].map(
-        lambda row, i: {"channels": ["s2t"] if i else ["t2t"]}, with_indices=True
-    )
+    """Prevents: empty rows of a t2t run from questions that are speech alone."""
+    rows = pairs["train"].map(lambda row, i: {"channels": ["s2t"] if i else ["t2t"]}, with_indices=True)
     assert len(make_trainer(train_dataset=rows, channels=["t2t"]).train_dataset) == 1
 
 
 def test_without_a_teacher_nothing_of_it_is_in_a_batch(make_trainer):
-    """Ablations of the KL should fit a card that the teacher does not."""
+    """Prevents: ablations without KL that need the memory of a teacher."""
     trainer = make_trainer(teacher_kind="none", max_steps=1)
     trainer.train()
-    assert not any(
-        key.startswith("teacher_") for key in trainer.data_collator([trainer.train_dataset[0]])
-    )
+    assert not any(key.startswith("teacher_") for key in trainer.data_collator([trainer.train_dataset[0]]))
     assert trainer.state.log_history[0]["s2t/kl"] == 0
 
 
 def plant_nan(rows, number: int):
-    """Float WAV is the one format in which a clip can hold a NaN; one is enough to spoil every weight."""
+    """Write a float WAV clip with one NaN, the only format that can store it."""
     buffer = io.BytesIO()
     samples = np.full(16000, 0.1, dtype=np.float32)
     samples[8000] = np.nan
@@ -114,7 +105,7 @@ def plant_nan(rows, number: int):
 
 
 def test_a_nan_in_one_row_stops_the_run_with_that_rows_id(make_trainer, pairs, tmp_path):
-    """The base Trainer logs a NaN loss as 0.0, writes NaN weights and ends "successfully"."""
+    """Prevents: the base Trainer's handling: it logs a NaN loss as 0.0, saves NaN weights and ends "successfully"."""
     rows = plant_nan(pairs["train"], 5)
     trainer = make_trainer(
         train_dataset=rows,
@@ -135,7 +126,7 @@ def test_a_nan_in_one_row_stops_the_run_with_that_rows_id(make_trainer, pairs, t
 
 
 def test_weights_that_are_not_finite_are_never_saved(make_trainer, tmp_path):
-    """A gradient overflows while the loss is fine; with one checkpoint kept, the last good one would be replaced."""
+    """Prevents: replacing the last good checkpoint after a gradient overflowed."""
     trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=1, save_total_limit=1)
     save = trainer._save_checkpoint
 
@@ -151,8 +142,8 @@ def test_weights_that_are_not_finite_are_never_saved(make_trainer, tmp_path):
     assert find_corruption(tmp_path / "run" / "checkpoint-1") is None
 
 
-def test_forward_without_a_request_is_the_models_own(make_trainer, student, family):
-    """Generation and evaluation must not notice that a loss was added."""
+def test_forward_without_distillation_inputs_is_the_models_own(make_trainer, student, family):
+    """Prevents: a changed forward in generation and evaluation."""
     plain = copy.deepcopy(student)
     ids = torch.tensor([family.encode_text_prompt("What is one plus one?", "")])
     make_trainer()

@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint on disk, found by name, read and written one at a time.
+"""The tensors of a checkpoint on disk, by name, read and written one at a time.
 
-A safetensors file is the length of its header in 8 bytes, the header (JSON: dtype, shape and place of every tensor)
-and the tensors' bytes. The library writes a file only from all of its tensors at once, and copies them to do so.
+A safetensors file is the length of its header in 8 bytes, the header (JSON: dtype, shape and offsets of every tensor)
+and the tensors' bytes. The library writes a file only from all of its tensors at once, and copies them first.
 """
 
 import json
@@ -18,10 +18,10 @@ COPIED_BYTES = 2**24
 
 
 class SafetensorsFiles:
-    """Which safetensors file holds which tensor; nothing is read before it is asked for.
+    """Index of the tensors in safetensors files; nothing is read before `read`.
 
     Args:
-        files: shard files in their order, each with the names of its tensors in theirs.
+        files: files in their order, each with the names of its tensors in theirs.
     """
 
     def __init__(self, files: dict[Path, list[str]]) -> None:
@@ -30,7 +30,7 @@ class SafetensorsFiles:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "SafetensorsFiles":
-        """Of a folder, or of a Hub repository, whose shards are fetched unless they are in the cache.
+        """Index a folder, or a Hub repository, whose files are downloaded unless they are cached.
 
         Raises:
             ValueError: there are no safetensors.
@@ -39,41 +39,36 @@ class SafetensorsFiles:
         if index is None:
             names = [SAFE_WEIGHTS_NAME]
         else:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files: dict[Path, list[str]] = {}
         for name in names:
             file = _find(name_or_path, name, revision)
             if file is None:
-                raise ValueError(
-                    f"{name_or_path} has no {name}: its weights are not there, or not safetensors"
-                )
+                raise ValueError(f"{name_or_path} has no {name}: its weights are missing, or not safetensors")
             with safe_open(file, "pt") as shard:
                 files[file] = list(shard.keys())
         return cls(files)
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+        """Read one tensor to the CPU."""
         with safe_open(self.file_of[name], "pt") as shard:
             return shard.get_tensor(name)
 
 
-def rewrite_shard(
+def rewrite_file(
     source: Path,
     target: Path,
     renamed: dict[str, str],
     change: Callable[[str], Tensor | None],
 ) -> int:
-    """Write some of a file's tensors to another; one of them is in memory at a time.
+    """Write some of a file's tensors to another file; one of them is in memory at a time.
 
     Args:
         renamed: new names of the tensors to keep, by their old ones.
-        change: of a tensor's old name: what to write in its place, of its own shape and dtype; None leaves it as it is,
-            byte for byte.
+        change: returns the new value of a tensor by its old name, in the same shape and dtype; None copies its bytes.
 
     Returns:
-        Bytes of the tensors written.
+        The bytes of the tensors written.
     """
     entries, start = read_header(source)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -100,14 +95,12 @@ def rewrite_shard(
 
 
 def read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says of its tensors, and where their bytes start."""
+    """Return the header's entries and the offset of the tensors' bytes."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         return json.loads(stream.read(length)), 8 + length
 
 
 def _find(name_or_path: str, file: str, revision: str | None) -> Path | None:
-    found = cached_file(
-        name_or_path, file, revision=revision, _raise_exceptions_for_missing_entries=False
-    )
+    found = cached_file(name_or_path, file, revision=revision, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)

@@ -1,1 +1,1 @@
-"""What the student answers, how right that is, and what to show of it: answers -> scores -> report."""
+"""Answers -> scores -> report."""

@@ -1,4 +1,4 @@
-"""One picture of a run: the loss's parts over the steps, and the scores before and after."""
+"""One picture of a run: loss parts over the steps, scores before and after."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from data_builders.schema import CHANNELS
-from trainer_ext.evaluation.scores import ALL, Scores
+from trainer_ext.evaluation.scores import ALL_SOURCES, Scores
 
 COLORS = {"t2t": "#4477aa", "s2t": "#cc6677"}
 STYLES = {"ce": "-", "kl": "--"}
@@ -21,7 +21,7 @@ def plot_run(
     before: dict[str, Scores],
     after: dict[str, Scores],
 ) -> None:
-    """Write a PNG; `log_history` is the trainer's."""
+    """Write a PNG of the trainer's `log_history` and of the scores."""
     figure, (curves, bars) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for channel in CHANNELS:
         for part, style in STYLES.items():
@@ -32,7 +32,7 @@ def plot_run(
     curves.set(title="loss per response token", xlabel="step", ylabel="nats", yscale="log")
     if curves.lines:
         curves.legend()
-    old, new = before[ALL], after[ALL]
+    old, new = before[ALL_SOURCES], after[ALL_SOURCES]
     names = ("text", "speech")
     for i, name in enumerate(names):
         pair = (getattr(old, name), getattr(new, name))

@@ -1,4 +1,4 @@
-"""What a run shows for itself: a table in the terminal and the same figures as report.json."""
+"""The scores of a run as a table in the terminal and as report.json."""
 
 import json
 from importlib.metadata import version
@@ -9,13 +9,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from trainer_ext.evaluation.scores import ALL, Scores, scores_to_dict
+from data_builders.storage.atomic import write_atomic
+from trainer_ext.evaluation.scores import ALL_SOURCES, Scores, scores_to_dict
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
 def show_table(before: dict[str, Scores], after: dict[str, Scores]) -> None:
-    """Print the scores of every source before and after, in percent; 80 columns are enough."""
+    """Print the scores of every source before and after, in percent, in 80 columns."""
     table = Table(
         title="Exact answers on held-out questions, percent: before → after",
         title_justify="left",
@@ -27,15 +28,12 @@ def show_table(before: dict[str, Scores], after: dict[str, Scores]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for source, new in after.items():
         old = before[source]
-        if source == ALL:
+        if source == ALL_SOURCES:
             table.add_section()
         table.add_row(
             source.rpartition("/")[2],
             f"{new.teacher_text:.1f}",
-            *(
-                f"{getattr(old, name):.1f}→{getattr(new, name):.1f}"
-                for name in ("text", "speech", "gap", "forgetting")
-            ),
+            *(f"{getattr(old, name):.1f}→{getattr(new, name):.1f}" for name in ("text", "speech", "gap", "forgetting")),
         )
     Console().print(table)
 
@@ -46,14 +44,12 @@ def write_report(
     after: dict[str, Scores],
     facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write scores, the run's facts and the libraries' versions, aside first; returns what was written."""
+    """Write scores, facts of the run and library versions; returns the content."""
     report = {
         "before": scores_to_dict(before),
         "after": scores_to_dict(after),
         **facts,
         "versions": {name: version(name) for name in LIBRARIES},
     }
-    aside = file.with_suffix(".partial")
-    aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    aside.rename(file)
+    write_atomic(file, (json.dumps(report, indent=2) + "\n").encode())
     return report

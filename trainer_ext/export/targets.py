@@ -1,16 +1,14 @@
-"""A trained student as others load it: a thinker, a full Omni that still speaks, or an adapter under other names.
+"""Write a trained student in one of its family's forms: merged, as the full model, or as a renamed adapter.
 
-Base weights go through memory one by one; a folder is written aside and renamed, so that it is whole or not there.
+Base weights are read one by one. The folder appears by a rename, so it is complete or not there.
 """
 
 import functools
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -22,46 +20,53 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, rewrite_shard
+from data_builders.storage.atomic import atomic_folder
+from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, rewrite_file
 from trainer_ext.export.merge import TrainedWeights
-from trainer_ext.students.qwen2_5_omni_names import FULL_MODEL, to_memory_name
+from trainer_ext.students.base import ExportTarget, StudentFamily
 
-THINKER_CLASS = "Qwen2_5OmniThinkerForConditionalGeneration"
 PEFT_PREFIX = "base_model.model."
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank takes
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank
+
+AddCard = Callable[[Path], None]
 
 
-class Changes:
-    """Applies trained weights, and knows afterwards whether all of them were used and any of them did something."""
+class WeightPatch:
+    """Replaces base weights by trained ones, and records whether all were used and any made a difference.
 
-    def __init__(self, trained: TrainedWeights, source: str) -> None:
-        self.trained = trained
-        self.source = source
-        self.waiting = set(trained.names)
-        self.acted = False
+    Args:
+        to_memory_name: the family's; checkpoint name -> name in memory.
+        source: name of the trained weights, for messages.
+    """
 
-    def of(self, base: SafetensorsFiles, on_disk: str) -> Tensor | None:
-        """The trained weight in place of one of the base's; None for one that was not trained."""
-        name = to_memory_name(on_disk)
-        if name not in self.trained.names:
+    def __init__(self, trained: TrainedWeights, to_memory_name: Callable[[str], str | None], source: str) -> None:
+        self.trained, self.to_memory_name, self.source = trained, to_memory_name, source
+        self.unused = set(trained.names)
+        self.has_effect = False
+
+    def changes(self, checkpoint_name: str) -> bool:
+        """Tell whether a weight of the base was trained."""
+        return self.to_memory_name(checkpoint_name) in self.trained.names
+
+    def apply(self, base: SafetensorsFiles, checkpoint_name: str) -> Tensor | None:
+        """Return the trained weight in place of one of the base's; None for one that was not trained."""
+        name = self.to_memory_name(checkpoint_name)
+        if name is None or name not in self.trained.names:
             return None
-        self.waiting.discard(name)
-        before = base.read(on_disk)
+        self.unused.discard(name)
+        before = base.read(checkpoint_name)
         after = self.trained.apply(name, before)
-        self.acted = self.acted or not torch.equal(after, before)
+        self.has_effect = self.has_effect or not torch.equal(after, before)
         return after
 
     def check(self) -> None:
-        """
-        Raises:
-            ValueError: the base lacks what was trained, or no weight came out other than it was.
-        """
-        if self.waiting:
-            named = ", ".join(sorted(self.waiting)[:3])
+        """Raise ValueError if a trained weight was not used, or no weight changed."""
+        if self.unused:
+            named = ", ".join(sorted(self.unused)[:3])
             raise ValueError(
-                f"the base has no weight for {len(self.waiting)} of {self.source}'s: {named}; is it another model's?"
+                f"the base has no weight for {len(self.unused)} of {self.source}'s: {named}; is it another model's?"
             )
-        if not self.acted:
+        if not self.has_effect:
             named = ", ".join(sorted(self.trained.names)[:3])
             raise ValueError(
                 f"{self.source} changes nothing: all {len(self.trained.names)} weights that it trains ({named}, ...) "
@@ -69,90 +74,83 @@ class Changes:
             )
 
 
-def export_thinker(
-    changes: Changes,
+def export_student(
+    patch: WeightPatch,
+    target: ExportTarget,
     base: SafetensorsFiles,
-    family: Any,
+    family: StudentFamily,
     output: Path,
-    add_card: Callable[[Path], None],
+    add_card: AddCard,
 ) -> None:
-    """A thinker of its own, for `Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained`."""
+    """Write the student alone with merged weights, for its transformers class."""
     parts = [
-        (file, thinker)
+        (file, student)
         for file, names in base.files.items()
-        if (thinker := [name for name in names if to_memory_name(name) is not None])
+        if (student := [name for name in names if family.to_memory_name(name) is not None])
     ]
-    with atomic_folder(output, sum(file.stat().st_size for file, _ in parts)) as folder:
+    with new_folder(output, sum(file.stat().st_size for file, _ in parts)) as folder:
         weight_map: dict[str, str] = {}
         total_size = 0
-        for number, (file, names) in enumerate(tqdm(parts, unit="shard"), start=1):
-            shard = name_shard(number, len(parts))
-            renamed = {name: name.removeprefix(FULL_MODEL) for name in names}
-            total_size += rewrite_shard(
-                file, folder / shard, renamed, functools.partial(changes.of, base)
-            )
-            weight_map |= dict.fromkeys(renamed.values(), shard)
-        changes.check()
+        for number, (file, names) in enumerate(tqdm(parts, unit="file"), start=1):
+            weights_file = weights_file_name(number, len(parts))
+            renamed = {name: target.rename(name) for name in names}
+            change = functools.partial(patch.apply, base)
+            total_size += rewrite_file(file, folder / weights_file, renamed, change)
+            weight_map |= dict.fromkeys(renamed.values(), weights_file)
+        patch.check()
         if len(parts) > 1:
-            write_json(
-                folder / SAFE_WEIGHTS_INDEX_NAME,
-                {"metadata": {"total_size": total_size}, "weight_map": weight_map},
-            )
-        family.config.architectures = [THINKER_CLASS]
+            index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+            (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        family.config.architectures = [target.architecture]
         family.config.save_pretrained(folder)
-        GenerationConfig(
-            eos_token_id=family.eos_token_id, pad_token_id=family.tokenizer.pad_token_id
-        ).save_pretrained(folder)
+        GenerationConfig(eos_token_id=family.eos_token_id, pad_token_id=family.tokenizer.pad_token_id).save_pretrained(
+            folder
+        )
         family.save_pretrained(str(folder))
         add_card(folder)
 
 
-def export_omni(
-    changes: Changes, base_folder: Path, output: Path, add_card: Callable[[Path], None]
-) -> None:
-    """A full model that still speaks: every file of the original, the thinker's weights replaced.
+def export_full_model(patch: WeightPatch, base_folder: Path, output: Path, add_card: AddCard) -> None:
+    """Write every file of the original full model, the student's weights replaced.
 
     Raises:
-        ValueError: the base is a thinker alone, which has no voice to carry over.
+        ValueError: the base is the student alone, without the parts that a full model adds.
     """
     base = SafetensorsFiles.from_pretrained(str(base_folder))
-    if all(to_memory_name(name) is not None for name in base.file_of):
+    if all(patch.to_memory_name(name) is not None for name in base.file_of):
         raise ValueError(
             f"{base_folder} is a thinker without talker and token2wav: name the full model it came from by base"
         )
     files = list_files(base_folder)
-    with atomic_folder(output, sum(file.stat().st_size for file in files)) as folder:
+    with new_folder(output, sum(file.stat().st_size for file in files)) as folder:
         for file in tqdm(files, unit="file"):
             copy = folder / file.relative_to(base_folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             names = base.files.get(file, [])
-            if any(to_memory_name(name) in changes.trained.names for name in names):
+            if any(map(patch.changes, names)):
                 renamed = {name: name for name in names}
-                rewrite_shard(file, copy, renamed, functools.partial(changes.of, base))
+                rewrite_file(file, copy, renamed, functools.partial(patch.apply, base))
             else:
                 shutil.copyfile(file, copy)
-        changes.check()
+        patch.check()
         add_card(folder)
 
 
 def export_adapter(
     adapter: str,
     base: str,
-    rename: Callable[[str], str],
+    target: ExportTarget,
     output: Path,
-    add_card: Callable[[Path], None],
+    add_card: AddCard,
     revision: str | None = None,
 ) -> None:
-    """The adapter with its modules renamed, for a model that calls them otherwise.
+    """Write the adapter with renamed modules.
 
     Raises:
-        ValueError: it changes nothing, or its ranks or alphas go by patterns that are anchored to the names it has
-            now.
+        ValueError: it changes nothing, or its ranks or alphas go by patterns that are anchored to the present names.
     """
     config = PeftConfig.from_pretrained(adapter, revision=revision)
-    if anchored := [
-        key for key in {**config.rank_pattern, **config.alpha_pattern} if key[0] == "^"
-    ]:
+    if anchored := [key for key in {**config.rank_pattern, **config.alpha_pattern} if key[0] == "^"]:
         raise ValueError(
             f"{adapter} has ranks or alphas for {anchored[0]}, a pattern that would not match the new names: export a "
             "merged model instead"
@@ -160,14 +158,11 @@ def export_adapter(
     weights = load_peft_weights(adapter, device="cpu", revision=revision)
     if not any(tensor.any() for key, tensor in weights.items() if ".lora_A" not in key):
         raise ValueError(f"{adapter} changes nothing: its weights are as before training")
-    renamed = {
-        PEFT_PREFIX + rename(key.removeprefix(PEFT_PREFIX)): tensor
-        for key, tensor in weights.items()
-    }
-    with atomic_folder(output, sum(tensor.nbytes for tensor in weights.values())) as folder:
+    renamed = {PEFT_PREFIX + target.rename(key.removeprefix(PEFT_PREFIX)): tensor for key, tensor in weights.items()}
+    with new_folder(output, sum(tensor.nbytes for tensor in weights.values())) as folder:
         save_file(renamed, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
         config.base_model_name_or_path = base
-        config.target_modules = sorted({name_module(key) for key in renamed})
+        config.target_modules = sorted({module_of_key(key) for key in renamed})
         config.auto_mapping = None
         config.inference_mode = True
         config.save_pretrained(folder)
@@ -175,7 +170,7 @@ def export_adapter(
 
 
 def choose_vllm_rank(adapter: str, revision: str | None = None) -> int:
-    """The least `--max-lora-rank` that serves this adapter.
+    """Return the least `--max-lora-rank` that serves this adapter.
 
     Raises:
         ValueError: vLLM's loader would refuse it (vllm/lora/peft_helper.py), whatever the rank.
@@ -190,26 +185,22 @@ def choose_vllm_rank(adapter: str, revision: str | None = None) -> int:
         f"rank {rank}": rank > VLLM_RANKS[-1],
     }.items():
         if present:
-            raise ValueError(
-                f"vLLM does not serve adapters with {refused}: export a merged model instead"
-            )
+            raise ValueError(f"vLLM does not serve adapters with {refused}: export a merged model instead")
     return next(allowed for allowed in VLLM_RANKS if allowed >= rank)
 
 
-def name_module(key: str) -> str:
-    """The module that a key of an adapter belongs to."""
+def module_of_key(key: str) -> str:
+    """Return the module of an adapter's key."""
     return key.removeprefix(PEFT_PREFIX).partition(".lora_")[0]
 
 
-def name_shard(number: int, count: int) -> str:
-    """As transformers names the shards of a checkpoint."""
-    if count == 1:
-        return SAFE_WEIGHTS_NAME
-    return f"model-{number:05d}-of-{count:05d}.safetensors"
+def weights_file_name(number: int, count: int) -> str:
+    """Return the name of a weights file as transformers writes it."""
+    return SAFE_WEIGHTS_NAME if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
 def list_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint, without what download tools and git keep beside them."""
+    """Return the files of a checkpoint without those of download tools and git."""
     return [
         file
         for file in sorted(folder.rglob("*"))
@@ -218,36 +209,24 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def download_snapshot(name_or_path: str, revision: str | None = None) -> Path:
-    """The folder of a checkpoint with every one of its files, from the Hub unless it is one."""
+    """Return the folder of a checkpoint with all of its files, downloaded unless it is a folder."""
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     return Path(snapshot_download(name_or_path, revision=revision))
 
 
 @contextmanager
-def atomic_folder(output: Path, size_bytes: int) -> Iterator[Path]:
-    """A folder to write into that becomes `output` by one rename, or disappears.
+def new_folder(output: Path, size_bytes: int) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `output`.
 
     Raises:
-        ValueError: `output` is there already, or the disk has no room for so many bytes.
+        ValueError: `output` exists, or the disk has too little space for so many bytes.
     """
     if output.exists():
-        raise ValueError(f"{output} is there already: remove it, or name another output_dir")
+        raise ValueError(f"{output} exists already: remove it, or name another output_dir")
     output.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(output.parent).free
     if free < size_bytes:
-        raise ValueError(
-            f"{output} needs {size_bytes / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free there"
-        )
-    folder = output.with_name(f"{output.name}.{os.getpid()}.partial")
-    folder.mkdir()
-    try:
+        raise ValueError(f"{output} needs {size_bytes / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free there")
+    with atomic_folder(output) as folder:
         yield folder
-        folder.rename(output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Indented, as the libraries write it."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

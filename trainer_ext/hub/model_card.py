@@ -1,63 +1,76 @@
-"""Model cards: of a run (what was trained from what, by which loss, and what it scored) and of an export."""
+"""Model cards: of a run (its data, loss and scores) and of an export."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.arguments import CrossModalDistillConfig
+from trainer_ext.students.base import ExportTarget, StudentArchitecture
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 EXPORT_TEMPLATE = Path(__file__).with_name("export_card_template.md")
 
 
-def write_card(
-    folder: Path,
-    model: ModelArguments,
-    training: CrossModalDistillConfig,
-    dataset_name: str,
-    report: dict[str, Any] | None,
+@dataclass
+class RunFacts:
+    """Facts of a run that its training arguments do not hold.
+
+    Attributes:
+        report: the return value of `write_report`; None for a run without scores.
+    """
+
+    base_model: str
+    use_peft: bool
+    teacher_model: str | None = None
+    dataset_name: str | None = None
+    report: dict[str, Any] | None = None
+
+
+def write_model_card(
+    folder: Path, facts: RunFacts, training: CrossModalDistillConfig, family: StudentArchitecture
 ) -> None:
-    """Write README.md into `folder`; `report` is what `write_report` returned, None for a run without scores."""
+    """Write README.md into a run's folder."""
     data = ModelCardData(
-        base_model=model.model_name_or_path,
-        library_name="peft" if model.use_peft else "transformers",
+        base_model=facts.base_model,
+        library_name="peft" if facts.use_peft else "transformers",
         pipeline_tag="audio-text-to-text",
-        tags=["trl", "cross-modal-distillation", "speech", *(["lora"] if model.use_peft else [])],
+        tags=["trl", "cross-modal-distillation", "speech", *(["lora"] if facts.use_peft else [])],
     )
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=folder.name,
-        model=model,
+        facts=facts,
         training=training,
-        dataset_name=dataset_name,
-        report=report,
+        model_class=family.model_class,
+        note=family.card_note,
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
 
 
 def write_export_card(
-    folder: Path, target: str, name: str, trained: str, base: str, vllm_rank: int | None
+    folder: Path, name: str, target: ExportTarget, trained: str, base: str, max_lora_rank: int | None = None
 ) -> None:
-    """Write README.md into an export; the base's own, carried over with a full model, becomes README_base.md."""
+    """Write README.md into an export; the base's own, copied with a full model, becomes README_base.md."""
     card = folder / "README.md"
     if card.exists():
         card.rename(folder / "README_base.md")
-    adapter = target.endswith("adapter")
+    is_adapter = target.kind == "adapter"
     data = ModelCardData(
         base_model=base,
-        library_name="peft" if adapter else "transformers",
-        pipeline_tag="any-to-any" if target == "omni" else "audio-text-to-text",
-        tags=["cross-modal-distillation", "speech", *(["lora"] if adapter else [])],
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag=target.pipeline_tag,
+        tags=["cross-modal-distillation", "speech", *(["lora"] if is_adapter else [])],
     )
     content = ModelCard.from_template(
         data,
         template_path=str(EXPORT_TEMPLATE),
         name=name,
-        target=target,
         trained=trained,
         base=base,
-        vllm_rank=vllm_rank,
+        usage=target.usage.format(name=name, base=base, max_lora_rank=max_lora_rank),
+        has_base_card=(folder / "README_base.md").exists(),
     )
     card.write_text(str(content), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Models are read whole by every process, also where they are shared among processes afterwards."""
+"""Loads full weights even when ZeRO-3 is on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 
 @contextmanager
 def without_zero3_init(training: TrainingArguments) -> Iterator[None]:
-    """Within it `from_pretrained` does not know of ZeRO-3, under which it would build models in parts.
+    """Disable ZeRO-3 partitioning during `from_pretrained`.
 
-    transformers 5.23 cannot build Qwen2.5-Omni so (its audio encoder fills a table that has no memory there: "Cannot
-    copy out of meta tensor"), and a teacher in parts could not be read by the loss. DeepSpeed takes the student apart
-    later.
+    transformers 5.23 cannot build Qwen2.5-Omni partitioned (its audio encoder fills a table that has no memory there:
+    "Cannot copy out of meta tensor"), and the loss could not read a partitioned teacher. DeepSpeed partitions the
+    student later.
     """
     plugin: Any = training.deepspeed_plugin
     config = getattr(training, "hf_deepspeed_config", None) or (plugin and plugin.dschf)
@@ -30,7 +30,7 @@ def without_zero3_init(training: TrainingArguments) -> Iterator[None]:
 
 
 def shards_parameters(training: TrainingArguments) -> bool:
-    """Whether every process of the run will hold a part of the weights only: FSDP or ZeRO-3."""
+    """Tell whether every process of the run will hold only a part of the weights: FSDP or ZeRO-3."""
     plugin: Any = training.deepspeed_plugin
     if plugin is not None:
         return plugin.zero_stage == 3

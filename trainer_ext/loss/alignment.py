@@ -1,8 +1,8 @@
-"""Meet at the response: from padded sequences of unlike length to flat rows, one per response token.
+"""Align student and teacher: from padded sequences of different length to flat rows, one per response token.
 
-B rows of a batch, T tokens of a row, N response tokens of the batch, H hidden size. Student and teacher read prompts
-of different length; what they have in common are the response tokens. The state that predicts a token stands one
-position before it, so the last prompt token's state counts and the last response token's does not.
+B rows of a batch, T tokens of a row, N response tokens of the batch, H hidden size. The prompts of student and teacher
+differ in length; the response tokens are what they share. The hidden state that predicts a token is one position before
+it, so the last prompt token's state counts and the last response token's does not.
 """
 
 import torch
@@ -12,12 +12,10 @@ IGNORE_INDEX = -100  # label of a token that the loss does not score
 
 
 def pad_rows(
-    prompts: list[list[int]], responses: list[list[int]], pad_id: int, padding_side: str
+    prompts: list[list[int]], responses: list[list[int]], pad_id: int, padding_side: str = "right"
 ) -> dict[str, Tensor]:
-    """Prompts and responses as one batch: input_ids, attention_mask and labels, (rows, longest) each."""
-    width = max(
-        len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
-    )
+    """Return prompts and responses as one batch: input_ids, attention_mask and labels, (rows, longest) each."""
+    width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
     # Three views of one storage: a storage costs half a millisecond on its way from a worker, whatever its size.
     input_ids, attention_mask, labels = torch.zeros(3, len(prompts), width, dtype=torch.long)
     input_ids.fill_(pad_id)
@@ -32,32 +30,32 @@ def pad_rows(
 
 
 def response_mask(labels: Tensor) -> Tensor:
-    """(B, T-1) bool: position t predicts a scored token at t+1."""
+    """Return the positions that predict a scored token: (B, T) -> (B, T-1) bool."""
     return labels[:, 1:] != IGNORE_INDEX
 
 
-def gather_response_states(hidden: Tensor, labels: Tensor) -> Tensor:
-    """The hidden states that predict the response tokens, in row order: (B, T, H), (B, T) -> (N, H)."""
-    return hidden[:, :-1][response_mask(labels)]
+def gather_response_states(hidden_states: Tensor, labels: Tensor) -> Tensor:
+    """Return the hidden states that predict the response tokens, in row order: (B, T, H), (B, T) -> (N, H)."""
+    return hidden_states[:, :-1][response_mask(labels)]
 
 
 def gather_response_labels(labels: Tensor) -> Tensor:
-    """The response tokens themselves, in row order: (B, T) -> (N,)."""
+    """Return the response tokens, in row order: (B, T) -> (N,)."""
     return labels[:, 1:][response_mask(labels)]
 
 
 def response_rows(labels: Tensor) -> Tensor:
-    """Which row each response token belongs to: (B, T) -> (N,)."""
+    """Return the row of each response token: (B, T) -> (N,)."""
     return response_mask(labels).nonzero()[:, 0]
 
 
 def pair_with_teacher(labels: Tensor, response_lengths: Tensor, question_index: Tensor) -> Tensor:
-    """For each of the student's N response tokens, the same token among the teacher's M: (N,) indices.
+    """Return, for each of the student's N response tokens, the index of the same token among the teacher's M: (N,).
 
     Args:
         labels: (B, T), the student's, one row per question and channel.
         response_lengths: (Q,), response tokens of every question; the teacher's are laid out question by question.
-        question_index: (B,), which question each student row asks.
+        question_index: (B,), the question of each student row.
     """
     starts = response_lengths.cumsum(dim=0) - response_lengths
     row_lengths = response_mask(labels).sum(dim=1)  # (B,)

@@ -1,49 +1,48 @@
-"""What is done to a chunk's logits between the matrix products, in plain torch.
+"""Per-token CE, divergence, entropy and logit gradients of one chunk, in plain torch.
 
-R tokens of a block, V vocabulary rows of the student, k kept ids of a stored teacher.
+R tokens of a block, V vocabulary size of the student, k kept ids of a stored teacher.
 """
 
 import torch
 from torch import Tensor
 
 from trainer_ext.loss.divergences import DIVERGENCES
-from trainer_ext.loss.teacher_targets import LiveChunk, Objective, StoredChunk, TeacherChunk
+from trainer_ext.loss.objective import Objective
+from trainer_ext.loss.teacher_targets import LiveChunk, StoredChunk, TeacherChunk
 
-# Logits of the row blocks in which a chunk is worked through: few enough for a CPU's caches, many enough for a GPU.
+# Logits per block of rows: few enough for a CPU's caches, many enough for a GPU.
 BLOCK_LOGITS = {"cpu": 2**20, "cuda": 2**23}
+BUFFERS = 4
 
 
 class TorchChunkLoss:
-    """Works through a chunk block by block, in buffers of its own: fresh memory costs a CPU more than the arithmetic.
+    """Processes a chunk block by block, in reused buffers: fresh memory costs a CPU more than the arithmetic.
 
     Args:
-        room: a tensor of the largest chunk's shape (C, V).
+        scratch_like: a tensor of the largest chunk's shape (C, V).
     """
 
-    def __init__(self, room: Tensor, objective: Objective) -> None:
+    def __init__(self, scratch_like: Tensor, objective: Objective) -> None:
         self.objective = objective
-        self.block = max(1, BLOCK_LOGITS.get(room.device.type, 2**23) // room.shape[1])
-        self.buffers = [torch.empty_like(room[: self.block]) for _ in range(4)]
+        logits = BLOCK_LOGITS.get(scratch_like.device.type, BLOCK_LOGITS["cuda"])
+        self.block = max(1, logits // scratch_like.shape[1])
+        self.buffers = [torch.empty_like(scratch_like[: self.block]) for _ in range(BUFFERS)]
 
-    def __call__(
-        self, logits: Tensor, labels: Tensor, target: TeacherChunk
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """CE, divergence, hit and entropy of the chunk's tokens, (C,) each; `logits` (C, V) become their gradient."""
-        scored = []
+    def __call__(self, logits: Tensor, labels: Tensor, target: TeacherChunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return CE, divergence, hit and entropy, (C,) each; logits (C, V) are overwritten by their gradient."""
+        blocks = []
         for start in range(0, len(logits), self.block):
             block = slice(start, start + self.block)
-            scored.append(self._score_(logits[block], labels[block], target and target.take(block)))
-        ce, divergence, correct, entropy = (torch.cat(parts) for parts in zip(*scored, strict=True))
+            blocks.append(self._score_(logits[block], labels[block], target and target.take(block)))
+        ce, divergence, correct, entropy = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         return ce, divergence, correct, entropy
 
-    def _score_(
-        self, logits: Tensor, labels: Tensor, target: TeacherChunk
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _score_(self, logits: Tensor, labels: Tensor, target: TeacherChunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         log_probs = torch.log_softmax(logits, dim=-1, out=self.buffers[0][: len(logits)])
         grad = torch.exp(log_probs, out=self.buffers[1][: len(logits)])
         log_prob = log_probs.gather(1, labels[:, None]).squeeze(1)
         correct = log_prob == log_probs.amax(dim=-1)
-        # Products and sums stay in this precision; under autocast a dot product would not.
+        # Elementwise product and sum keep this precision; autocast would lower that of a dot product.
         entropy = -log_probs.clamp_(min=torch.finfo(log_probs.dtype).min).mul_(grad).sum(dim=-1)
         grad.scatter_add_(1, labels[:, None], grad.new_full((len(labels), 1), -1.0))
         divergence = torch.zeros_like(log_prob)
@@ -52,27 +51,26 @@ class TorchChunkLoss:
                 divergence, divergence_grad = self._compare_live(logits, target)
             else:
                 divergence, divergence_grad = self._compare_stored(logits, target)
-            # temperature^2 in front, 1 / temperature from inside the softmax
-            weight = self.objective.kl_weight * self.objective.temperature
+            weight = self.objective.divergence_grad_weight
             grad[:, : divergence_grad.shape[1]].add_(divergence_grad, alpha=weight)
         logits.copy_(grad)
         return -log_prob, divergence, correct, entropy
 
     def _compare_live(self, logits: Tensor, target: LiveChunk) -> tuple[Tensor, Tensor]:
-        """The divergence of R tokens (R,), and its gradient by logits / temperature (R, V shared)."""
+        """Return the divergence (R,) and its gradient with respect to logits / temperature (R, V shared)."""
         shared = target.logits.shape[1]
-        log_q, log_p, pull = (self.buffers[i][: len(logits), :shared] for i in (0, 2, 3))
-        torch.div(logits[:, :shared], self.objective.temperature, out=pull)
-        torch.log_softmax(pull, dim=-1, out=log_q)
-        torch.index_select(target.logits, 0, target.rows, out=pull)
-        torch.log_softmax(pull.div_(self.objective.temperature), dim=-1, out=log_p)
+        log_q, log_p, buffer = (self.buffers[i][: len(logits), :shared] for i in (0, 2, 3))
+        torch.div(logits[:, :shared], self.objective.temperature, out=buffer)
+        torch.log_softmax(buffer, dim=-1, out=log_q)
+        torch.index_select(target.logits, 0, target.rows, out=buffer)
+        torch.log_softmax(buffer.div_(self.objective.temperature), dim=-1, out=log_p)
         divergence = DIVERGENCES[self.objective.divergence]
-        value = divergence(log_p, log_q, self.objective.beta, pull)
-        total_pull = pull.sum(dim=-1, keepdim=True)
-        return value, pull.sub_(log_q.exp_().mul_(total_pull))
+        value = divergence(log_p, log_q, self.objective.beta, buffer)
+        total = buffer.sum(dim=-1, keepdim=True)
+        return value, buffer.sub_(log_q.exp_().mul_(total))
 
     def _compare_stored(self, logits: Tensor, stored: StoredChunk) -> tuple[Tensor, Tensor]:
-        """As `_compare_live`, over the kept ids and all others as one."""
+        """Do the same over the kept ids and one bucket of all others."""
         ids, shared = stored.ids, stored.vocab_size
         scaled, log_q_all = (self.buffers[i][: len(logits), :shared] for i in (0, 2))
         torch.div(logits[:, :shared], self.objective.temperature, out=scaled)
@@ -81,13 +79,13 @@ class TorchChunkLoss:
         if ids.shape[1] == shared:
             value, outcome_grad = compare_outcomes(log_q, None, stored, self.objective)
             return value, scaled.scatter_(1, ids, outcome_grad)
-        # The student's tail is summed itself: 1 minus the kept mass would lose a small one to rounding.
+        # The student's tail is summed directly: 1 minus the kept mass would lose a small one to rounding.
         log_q_all.scatter_(1, ids, -torch.inf)
         tail = torch.log_softmax(log_q_all, dim=-1, out=scaled)  # within the tail
-        one = log_q_all.argmax(dim=-1, keepdim=True)  # any id of it tells how the two differ
-        log_q_tail = (log_q_all.gather(1, one) - tail.gather(1, one)).squeeze(1)
+        some_id = log_q_all.argmax(dim=-1, keepdim=True)  # any id of the tail gives their difference
+        log_q_tail = (log_q_all.gather(1, some_id) - tail.gather(1, some_id)).squeeze(1)
         value, outcome_grad = compare_outcomes(log_q, log_q_tail, stored, self.objective)
-        # The tail's gradient falls on its ids in proportion to their probabilities.
+        # The tail's gradient is divided among its ids in proportion to their probabilities.
         grad = tail.exp_().mul_(outcome_grad[:, -1:])
         return value, grad.scatter_(1, ids, outcome_grad[:, :-1])
 
@@ -95,17 +93,17 @@ class TorchChunkLoss:
 def compare_outcomes(
     log_q: Tensor, log_q_tail: Tensor | None, stored: StoredChunk, objective: Objective
 ) -> tuple[Tensor, Tensor]:
-    """The divergence over k kept ids and their tail (R,), and its gradient by their logits (R, k + 1).
+    """Return the divergence over k kept ids and their tail (R,), and the gradient of their logits (R, k + 1).
 
     Args:
         log_q: (R, k), the student's log-probabilities of the kept ids at the temperature.
-        log_q_tail: (R,), of all others together; None if there are none, then the gradient is (R, k).
+        log_q_tail: (R,), of all other ids together; None where there are none, then the gradient is (R, k).
     """
     log_p = (stored.log_probs.to(log_q.dtype) / objective.temperature).log_softmax(dim=-1)
     if log_q_tail is not None:
         log_tail = stored.log_tail[:, None].to(log_q.dtype)
         log_p = torch.cat([log_p + torch.expm1(log_tail).neg().log(), log_tail], dim=1)
         log_q = torch.cat([log_q, log_q_tail[:, None]], dim=1)
-    pull = torch.empty_like(log_q)
-    value = DIVERGENCES[objective.divergence](log_p, log_q, objective.beta, pull)
-    return value, pull - log_q.exp() * pull.sum(dim=-1, keepdim=True)
+    q_times_grad = torch.empty_like(log_q)
+    value = DIVERGENCES[objective.divergence](log_p, log_q, objective.beta, q_times_grad)
+    return value, q_times_grad - log_q.exp() * q_times_grad.sum(dim=-1, keepdim=True)

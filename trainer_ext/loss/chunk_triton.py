@@ -1,6 +1,7 @@
-"""The elementwise part of the loss on a GPU, in Triton: what plain torch does in twenty passes over a chunk's logits.
+"""Per-token CE, divergence, entropy and logit gradients of one chunk, in Triton on a GPU.
 
-One program a row, in float32. `normalize` reads a row once; `differentiate_` overwrites it by its gradient.
+Plain torch needs twenty passes over a chunk's logits. Here one program per row works in float32: `normalize_rows` reads
+a row once, `differentiate_` overwrites it by its gradient.
 """
 
 from dataclasses import dataclass
@@ -11,68 +12,69 @@ import triton.language as tl
 from torch import Tensor
 
 from trainer_ext.loss.chunk_torch import compare_outcomes
-from trainer_ext.loss.teacher_targets import LiveChunk, Objective, StoredChunk, TeacherChunk
+from trainer_ext.loss.objective import Objective
+from trainer_ext.loss.teacher_targets import LiveChunk, StoredChunk, TeacherChunk
 
 BLOCK = 4096
 WARPS = 8
-CODES = {"none": 0, "forward_kl": 1, "reverse_kl": 2, "jsd": 3}  # of DIVERGENCES, in the kernel
+NO_DIVERGENCE = 0
+DIVERGENCE_CODES = {"forward_kl": 1, "reverse_kl": 2, "jsd": 3}  # of DIVERGENCES, for the kernel
 
 
 class TritonChunkLoss:
-    """As `elementwise.TorchChunkLoss`, without a buffer of the logits' size."""
+    """As `chunk_torch.TorchChunkLoss`, without a buffer of the logits' size."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
-    def __call__(
-        self, logits: Tensor, labels: Tensor, target: TeacherChunk
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """CE, divergence, hit and entropy of the chunk's tokens, (C,) each; `logits` (C, V) become their gradient."""
+    def __call__(self, logits: Tensor, labels: Tensor, target: TeacherChunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return CE, divergence, hit and entropy, (C,) each; logits (C, V) are overwritten by their gradient."""
         label_logits = logits.gather(1, labels[:, None]).squeeze(1)
         if isinstance(target, StoredChunk):
-            norms, divergence = self._follow_stored_(logits, target)
+            norms, divergence = self._loss_stored_(logits, target)
         else:
-            norms, divergence = self._follow_(logits, target)
+            norms, divergence = self._loss_live_(logits, target)
         logits.scatter_add_(1, labels[:, None], logits.new_full((len(labels), 1), -1.0))
         correct = label_logits == norms.largest
         return norms.log_norm - label_logits, divergence, correct, norms.entropy
 
-    def _follow_(self, logits: Tensor, target: LiveChunk | None) -> tuple["RowNorms", Tensor]:
-        """Overwrite the logits by softmax + weight * gradient of the divergence from a live teacher, or of none."""
+    def _loss_live_(self, logits: Tensor, target: LiveChunk | None) -> tuple["RowNorms", Tensor]:
+        """Overwrite the logits by softmax + weight * gradient of the divergence; without a target, by softmax."""
         tau = self.objective.temperature
         shared = logits.shape[1] if target is None else target.logits.shape[1]
-        norms = normalize(logits, shared, tau)
+        norms = normalize_rows(logits, shared, tau)
         if target is None:
-            nothing = torch.zeros_like(norms.log_norm)
-            differentiate_(logits, norms, shared, tau, nothing)
-            return norms, nothing
+            zeros = torch.zeros_like(norms.log_norm)
+            differentiate_(logits, norms, shared, tau, zeros)
+            return norms, zeros
+        weight = torch.full_like(norms.log_norm, self.objective.divergence_grad_weight)
         return norms, differentiate_(
             logits,
             norms,
             shared,
             tau,
-            torch.full_like(norms.log_norm, self.objective.kl_weight * tau),
-            self.objective.divergence,
+            weight,
+            DIVERGENCE_CODES[self.objective.divergence],
             self.objective.beta,
             target.logits,
-            normalize(target.logits, shared, tau).log_norm_scaled,
+            normalize_rows(target.logits, shared, tau).log_norm_scaled,
             target.rows,
         )
 
-    def _follow_stored_(self, logits: Tensor, stored: StoredChunk) -> tuple["RowNorms", Tensor]:
-        """The same for a stored teacher: the kernels see the tail, plain torch the few kept ids."""
+    def _loss_stored_(self, logits: Tensor, stored: StoredChunk) -> tuple["RowNorms", Tensor]:
+        """Do the same for a stored teacher: the kernels process the tail, plain torch the few kept ids."""
         tau, shared = self.objective.temperature, stored.vocab_size
         kept = logits.gather(1, stored.ids)  # (C, k)
         logits.scatter_(1, stored.ids, -torch.inf)
-        tail = normalize(logits, shared, tau)
-        norms = join_kept(tail, kept)
+        tail = normalize_rows(logits, shared, tau)
+        norms = merge_top_k(tail, kept)
         log_norm_scaled = torch.logaddexp(tail.log_norm_scaled, (kept / tau).logsumexp(dim=-1))
         log_q = kept / tau - log_norm_scaled[:, None]
         log_q_tail = tail.log_norm_scaled - log_norm_scaled
         divergence, grad = compare_outcomes(
             log_q, None if kept.shape[1] == shared else log_q_tail, stored, self.objective
         )
-        grad = grad * (self.objective.kl_weight * tau)
+        grad = grad * self.objective.divergence_grad_weight
         within_tail = RowNorms(norms.log_norm, tail.log_norm_scaled, norms.entropy, norms.largest)
         differentiate_(logits, within_tail, shared, tau, grad[:, -1].contiguous())
         kept_grad = (kept - norms.log_norm[:, None]).exp() + grad[:, : kept.shape[1]]
@@ -80,8 +82,8 @@ class TritonChunkLoss:
         return norms, divergence
 
 
-def join_kept(tail: "RowNorms", kept: Tensor) -> "RowNorms":
-    """Norms of whole rows from those without the kept logits, and these (C, k)."""
+def merge_top_k(tail: "RowNorms", kept: Tensor) -> "RowNorms":
+    """Return the norms of full rows from those without the kept logits, and the kept logits (C, k)."""
     kept_norm = kept.logsumexp(dim=-1)
     log_norm = torch.logaddexp(tail.log_norm, kept_norm)
     # Entropy of a mixture of two disjoint parts: each part's own, and that of the choice between them.
@@ -95,7 +97,7 @@ def join_kept(tail: "RowNorms", kept: Tensor) -> "RowNorms":
 
 @dataclass
 class RowNorms:
-    """What one pass over rows of logits tells, (R,) each."""
+    """Results of one pass over rows of logits, (R,) each."""
 
     log_norm: Tensor  # log sum exp
     log_norm_scaled: Tensor  # log sum exp of logits / temperature, over the first `shared` columns
@@ -103,8 +105,8 @@ class RowNorms:
     largest: Tensor
 
 
-def normalize(logits: Tensor, shared: int, temperature: float) -> RowNorms:
-    """Norms, entropy and largest logit of every row; logits (R, V) of minus infinity count as absent."""
+def normalize_rows(logits: Tensor, shared: int, temperature: float) -> RowNorms:
+    """Compute norms, entropy and largest logit of every row; logits (R, V) of minus infinity count as absent."""
     norms = RowNorms(*logits.new_empty((4, len(logits))))
     _normalize_rows[(len(logits),)](
         logits,
@@ -128,20 +130,20 @@ def differentiate_(
     shared: int,
     temperature: float,
     weight: Tensor,
-    divergence: str = "none",
+    divergence: int = NO_DIVERGENCE,
     beta: float = 0.5,
     teacher: Tensor | None = None,
     teacher_log_norm: Tensor | None = None,
     teacher_rows: Tensor | None = None,
 ) -> Tensor:
-    """Overwrite logits (R, V) by softmax + weight * (what `divergence` pulls at); returns the divergence (R,).
+    """Overwrite logits (R, V) by softmax + weight * gradient of the divergence; returns the divergence (R,).
 
-    With a teacher the second term is the gradient of the divergence by logits / temperature. Without one ("none") it is
-    the softmax at `temperature` over the first `shared` columns.
+    The gradient is with respect to logits / temperature. Without a divergence the second term is the softmax at
+    `temperature` over the first `shared` columns.
 
     Args:
         weight: (R,), of the second term.
-        teacher: logits (R', shared at least), of which row i of `logits` is compared with row `teacher_rows[i]`.
+        teacher: logits (R', shared at least); row i of `logits` is compared with row `teacher_rows[i]`.
         teacher_log_norm: (R',), of the teacher's logits / temperature.
     """
     value = torch.zeros_like(norms.log_norm)
@@ -160,7 +162,7 @@ def differentiate_(
         norms.log_norm if teacher_log_norm is None else teacher_log_norm,
         norms.log_norm if teacher_rows is None else teacher_rows,
         beta,
-        DIVERGENCE=CODES[divergence],
+        DIVERGENCE=divergence,
         BLOCK=BLOCK,
         num_warps=WARPS,
     )
@@ -182,7 +184,7 @@ def _normalize_rows(
 ):
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
-    # Running sums relative to the largest logit so far, kept apart for all columns and for the shared ones.
+    # Running sums relative to the largest logit so far, one for all columns and one for the shared ones.
     top = -1e30
     total = 0.0
     gap = 0.0
@@ -210,23 +212,23 @@ def _normalize_rows(
 
 
 @triton.jit
-def _pull(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE: tl.constexpr):
-    """A divergence's terms and its pull, as in divergences.py."""
+def _terms(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE: tl.constexpr):
+    """Return a divergence's terms and q * dD/dq, as in divergences.py."""
     if DIVERGENCE == 1:
         p = tl.exp(log_p)
         value = p * (log_p - log_q)
-        pull = -p
+        q_times_grad = -p
     elif DIVERGENCE == 2:
         value = tl.exp(log_q) * (log_q - log_p)
-        pull = value
+        q_times_grad = value
     else:
         a = log_p + log_beta
         b = log_q + log_rest
         larger = tl.maximum(a, b)
         log_m = larger + tl.log(tl.exp(a - larger) + tl.exp(b - larger))
-        pull = (1 - beta) * tl.exp(log_q) * (log_q - log_m)
-        value = beta * tl.exp(log_p) * (log_p - log_m) + pull
-    return value, pull
+        q_times_grad = (1 - beta) * tl.exp(log_q) * (log_q - log_m)
+        value = beta * tl.exp(log_p) * (log_p - log_m) + q_times_grad
+    return value, q_times_grad
 
 
 @triton.jit
@@ -253,7 +255,7 @@ def _differentiate(
     norm = tl.load(log_norm + row)
     norm_scaled = tl.load(log_norm_scaled + row)
     factor = tl.load(weight + row)
-    total_pull = 0.0
+    total_q_grad = 0.0
     if DIVERGENCE > 0:
         teacher_row = tl.load(teacher_rows + row).to(tl.int64)
         teacher += teacher_row * teacher_stride
@@ -266,9 +268,9 @@ def _differentiate(
             inside = at < shared
             log_q = tl.load(logits + at, mask=inside, other=0.0) * scale - norm_scaled
             log_p = tl.load(teacher + at, mask=inside, other=0.0) * scale - teacher_norm
-            terms, pull = _pull(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE)
+            terms, q_times_grad = _terms(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE)
             total_value += tl.sum(tl.where(inside, terms, 0.0), 0)
-            total_pull += tl.sum(tl.where(inside, pull, 0.0), 0)
+            total_q_grad += tl.sum(tl.where(inside, q_times_grad, 0.0), 0)
         tl.store(value + row, total_value)
     for start in range(0, columns, BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -279,8 +281,8 @@ def _differentiate(
         q = tl.where(inside & (x > float("-inf")), tl.exp(log_q), 0.0)
         if DIVERGENCE > 0:
             log_p = tl.load(teacher + at, mask=inside, other=0.0) * scale - teacher_norm
-            terms, pull = _pull(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE)
-            grad += factor * (tl.where(inside, pull, 0.0) - q * total_pull)
+            terms, q_times_grad = _terms(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE)
+            grad += factor * (tl.where(inside, q_times_grad, 0.0) - q * total_q_grad)
         else:
             grad += factor * q
         tl.store(logits + at, grad, mask=at < columns)

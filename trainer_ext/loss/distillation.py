@@ -3,122 +3,123 @@
     total = sum over response tokens of  CE(label)  +  kl_weight * temperature^2 * D(teacher || student)
 
 (paper, section 3.2; both softmaxes of D at `temperature`). One pass over chunks of tokens: the student's logits of a
-chunk are made once, serve CE and D, and are overwritten by their own gradient, which is finished in the forward. What
-lives at a time is one chunk of the student's logits, one of the teacher's, and a few rows of each; a head in half
-precision wants a copy of a chunk besides, to be multiplied with.
+chunk are computed once, serve CE and D, and are overwritten by their own gradient, which is finished in the forward.
+Peak memory: one chunk of student logits, one of teacher logits, small scratch; plus one half-precision copy of the
+chunk if the head is in half precision.
 
-N response tokens of the student, M of the teacher (a question's channels share them), V vocabulary rows of the
-student, H and H_t hidden sizes of student and teacher, k kept ids of a stored teacher.
+N response tokens of the student, M of the teacher (a question's channels share them), V vocabulary size of the student,
+H and H_t hidden sizes of student and teacher, k kept ids of a stored teacher, C tokens of a chunk.
 """
 
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainer_ext.loss.chunk_torch import TorchChunkLoss
+from trainer_ext.loss.objective import PAPER_DEFAULTS, Objective
 from trainer_ext.loss.teacher_targets import (
-    PAPER_DEFAULTS,
     LiveChunk,
     LiveTargets,
-    Objective,
     StoredTargets,
     TeacherChunk,
     TeacherTargets,
 )
 
-# Rows of logits that live at a time, the student's and the teacher's together: 0.43 GiB at 151,936 ids in float32.
-# Fewer would read the heads too often.
+# Rows of logits in memory at a time, the student's and the teacher's together: 0.43 GiB at 151,936 ids in float32.
+# Fewer rows would read the heads more often.
 CHUNK_ROWS = 768
 
-# (logits (C, V), labels (C,), the teacher's side) -> CE, divergence, hit, entropy, (C,) each; the logits become their
+# (logits (C, V), labels (C,), teacher's chunk) -> CE, divergence, hit, entropy, (C,) each; the logits become their
 # gradient.
 ChunkLoss = Callable[[Tensor, Tensor, TeacherChunk], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 @dataclass
 class LossParts:
-    """The loss and what it is made of."""
+    """The loss and its parts."""
 
     total: Tensor  # scalar, summed over tokens, carries the gradient
     ce: Tensor  # (N,)
-    kl: Tensor  # (N,), the divergence, whichever it is; zero where there is no teacher
+    kl: Tensor  # (N,), the divergence, whichever it is; zero without a teacher
     correct: Tensor  # (N,) bool, the label is the likeliest token
     entropy: Tensor  # (N,) of the student's distribution, in nats
 
 
 def distillation_loss(
-    states: Tensor,
-    head: Tensor,
+    hidden_states: Tensor,
+    lm_head_weight: Tensor,
     labels: Tensor,
     teacher: TeacherTargets | None = None,
     objective: Objective = PAPER_DEFAULTS,
     chunk_tokens: int | None = None,
 ) -> LossParts:
-    """CE and divergence per response token, and their weighted sum.
+    """Compute CE and divergence per response token, and their weighted sum.
 
-    With unlike numbers of vocabulary rows both softmaxes of the divergence are over the rows both have; CE is over all
-    of the student's. The gradient of `total` can be taken once.
+    Where vocabulary sizes differ, both softmaxes of the divergence are over the shared rows; CE is over all of the
+    student's. The gradient of `total` can be taken once.
 
     Args:
-        states: (N, H), the student's states that predict the labels.
-        head: (V, H), the student's output embedding.
+        hidden_states: (N, H), the student's states that predict the labels.
+        lm_head_weight: (V, H), the student's output embedding.
         labels: (N,), the hard targets.
-        teacher: its signal for these tokens; None trains on hard targets alone.
-        chunk_tokens: how many of the student's tokens are projected at a time; None divides `CHUNK_ROWS` fairly.
+        teacher: the teacher's targets of these tokens; None trains on hard targets alone.
+        chunk_tokens: student tokens per chunk; None divides `CHUNK_ROWS` evenly.
     """
     if chunk_tokens is None:
-        chunk_tokens = _divide_fairly(len(states), teacher)
-    # Asked here: inside the function autograd is off, and a trained head looks as if it wanted a gradient.
+        live_tokens = len(teacher.hidden_states) if isinstance(teacher, LiveTargets) else None
+        chunk_tokens = even_chunk_size(len(hidden_states), live_tokens)
+    # Read here: inside the autograd function gradients are off, and a trained head would look as if it needed none.
     with_grad = torch.is_grad_enabled()
-    total, ce, kl, correct, entropy = _OnePass.apply(
-        states, head, labels, teacher, objective, chunk_tokens, with_grad
+    return LossParts(
+        *_DistillationLoss.apply(hidden_states, lm_head_weight, labels, teacher, objective, chunk_tokens, with_grad)
     )
-    return LossParts(total, ce, kl, correct, entropy)
 
 
-class _OnePass(torch.autograd.Function):
+class _DistillationLoss(torch.autograd.Function):
+    """Forward computes loss and gradients chunk by chunk; backward scales the gradients."""
+
     @staticmethod
-    def forward(ctx, states, head, labels, teacher, objective, chunk_tokens, with_grad):
-        precision = torch.promote_types(states.dtype, torch.float32)
-        chunks = _walk(labels, teacher, chunk_tokens)
-        student = Projection(head, states, precision, chunk_tokens)
+    def forward(ctx, hidden_states, lm_head_weight, labels, teacher, objective, chunk_tokens, with_grad):
+        precision = torch.promote_types(hidden_states.dtype, torch.float32)
+        chunks = teacher_ordered_chunks(labels, teacher, chunk_tokens)
+        student = Projection(lm_head_weight, hidden_states, precision, chunk_tokens)
         live = None
         if isinstance(teacher, LiveTargets):
-            teacher_head = head if teacher.head is None else teacher.head
+            weight = teacher.lm_head_weight
+            weight = lm_head_weight if weight is None else weight
             live = Projection(
-                teacher_head[: min(len(head), len(teacher_head))],
-                teacher.states,
+                weight[: min(len(lm_head_weight), len(weight))],
+                teacher.hidden_states,
                 precision,
-                max((last - first + 1 for _, _, first, last in chunks), default=0),
+                max((chunk.last - chunk.first + 1 for chunk in chunks), default=0),
             )
-        ce, kl, entropy = (states.new_zeros(len(labels), dtype=precision) for _ in range(3))
+        ce, kl, entropy = (hidden_states.new_zeros(len(labels), dtype=precision) for _ in range(3))
         correct = torch.zeros_like(labels, dtype=torch.bool)
-        wanted = [wants and with_grad for wants in ctx.needs_input_grad]
-        states_grad = torch.empty_like(states) if wanted[0] else None
-        head_grad = torch.zeros_like(head, dtype=precision) if wanted[1] else None
-        elementwise = choose_chunk_loss(student.logits, objective)
-        for chunk, rows, first, last in chunks:
-            logits = student.project(chunk)  # (C, V), and from here on their gradient
+        wanted = [needed and with_grad for needed in ctx.needs_input_grad]
+        states_grad = torch.empty_like(hidden_states) if wanted[0] else None
+        head_grad = torch.zeros_like(lm_head_weight, dtype=precision) if wanted[1] else None
+        chunk_loss = choose_chunk_loss(student.logits, objective)
+        for tokens, teacher_tokens, first, last in chunks:
+            logits = student.project(tokens)  # (C, V), from here on overwritten by their gradient
             target: TeacherChunk = None
             if live is not None:
-                target = LiveChunk(live.project(slice(first, last + 1)), rows - first)
+                target = LiveChunk(live.project(slice(first, last + 1)), teacher_tokens - first)
             elif isinstance(teacher, StoredTargets):
-                target = teacher.chunk(rows)
-            ce[chunk], kl[chunk], correct[chunk], entropy[chunk] = elementwise(
-                logits, labels[chunk], target
-            )
+                target = teacher.chunk(teacher_tokens)
+            ce[tokens], kl[tokens], correct[tokens], entropy[tokens] = chunk_loss(logits, labels[tokens], target)
             if states_grad is not None:
-                states_grad[chunk] = student.project_back(logits).to(states.dtype)
+                states_grad[tokens] = student.backward(logits).to(hidden_states.dtype)
             if head_grad is not None:
-                head_grad.addmm_(logits.T, states[chunk].to(precision))
+                head_grad.addmm_(logits.T, hidden_states[tokens].to(precision))
         ctx.gradients = states_grad, head_grad
-        ctx.head_dtype = head.dtype
+        ctx.head_dtype = lm_head_weight.dtype
         ctx.mark_non_differentiable(ce, kl, correct, entropy)
-        total = (ce + objective.kl_weight * objective.temperature**2 * kl).sum()
+        total = (ce + objective.divergence_weight * kl).sum()
         return total, ce, kl, correct, entropy
 
     @staticmethod
@@ -126,7 +127,7 @@ class _OnePass(torch.autograd.Function):
     def backward(ctx, total_grad, *_):
         if ctx.gradients is None:
             raise RuntimeError("the distillation loss can be differentiated once; compute it again")
-        # Scaled in place and let go of, so that they become `.grad` without a copy.
+        # Scaled in place and released here, so that they become `.grad` without a copy.
         (states_grad, head_grad), ctx.gradients = ctx.gradients, None
         if states_grad is not None:
             states_grad.mul_(total_grad)
@@ -136,66 +137,91 @@ class _OnePass(torch.autograd.Function):
 
 
 class Projection:
-    """A head and one buffer for the logits of a chunk, in the precision of the loss."""
+    """A head and one reused buffer for the logits of a chunk, in the precision of the loss."""
 
     def __init__(
-        self, head: Tensor, states: Tensor, precision: torch.dtype, chunk_tokens: int
+        self,
+        lm_head_weight: Tensor,
+        hidden_states: Tensor,
+        precision: torch.dtype,
+        chunk_tokens: int,
     ) -> None:
-        device = states.device.type
-        autocast = torch.is_autocast_enabled(device)
-        self.head = head.to(torch.get_autocast_dtype(device)) if autocast else head  # (V, H)
-        self.states = states
-        self.logits = states.new_empty((min(chunk_tokens, len(states)), len(head)), dtype=precision)
+        device = hidden_states.device.type
+        if torch.is_autocast_enabled(device):
+            lm_head_weight = lm_head_weight.to(torch.get_autocast_dtype(device))
+        self.weight = lm_head_weight  # (V, H)
+        self.hidden_states = hidden_states
+        shape = (min(chunk_tokens, len(hidden_states)), len(lm_head_weight))
+        self.logits = hidden_states.new_empty(shape, dtype=precision)
 
     def project(self, tokens: Tensor | slice) -> Tensor:
-        """Logits of some tokens, (C, V); valid until the next call."""
-        states = self.states[tokens].to(self.head.dtype)
-        logits = self.logits[: len(states)]
-        if self.head.dtype == logits.dtype:
-            return torch.mm(states, self.head.T, out=logits)
-        if states.is_cuda:  # accumulated and kept in float32
-            return torch.mm(states, self.head.T, out_dtype=logits.dtype, out=logits)
-        return logits.copy_(states @ self.head.T)
+        """Return the logits of some tokens, (C, V); valid until the next call."""
+        hidden_states = self.hidden_states[tokens].to(self.weight.dtype)
+        logits = self.logits[: len(hidden_states)]
+        if self.weight.dtype == logits.dtype:
+            return torch.mm(hidden_states, self.weight.T, out=logits)
+        if hidden_states.is_cuda:  # accumulated and kept in float32
+            return torch.mm(hidden_states, self.weight.T, out_dtype=logits.dtype, out=logits)
+        return logits.copy_(hidden_states @ self.weight.T)
 
-    def project_back(self, logits_grad: Tensor) -> Tensor:
-        """The gradient of the states from that of their logits: (C, V) -> (C, H)."""
-        return logits_grad.to(self.head.dtype) @ self.head
+    def backward(self, logits_grad: Tensor) -> Tensor:
+        """Return the gradient of the hidden states: (C, V) -> (C, H)."""
+        return logits_grad.to(self.weight.dtype) @ self.weight
 
 
-def _divide_fairly(tokens: int, teacher: TeacherTargets | None) -> int:
-    """The size of equal chunks, so that no last one of a few tokens reads the whole head again."""
+class ChunkTokens(NamedTuple):
+    """The tokens of one chunk."""
+
+    tokens: Tensor  # (C,), indices of the student's tokens
+    teacher_tokens: Tensor  # (C,), the teacher's token of each
+    first: int  # the first and last of these
+    last: int
+
+
+def even_chunk_size(tokens: int, teacher_tokens: int | None) -> int:
+    """Return the size of equal chunks; a last chunk of a few tokens would read the whole head again.
+
+    Args:
+        tokens: the student's.
+        teacher_tokens: of a live teacher; None for any other, whose logits are not computed.
+    """
     most = CHUNK_ROWS // 2
-    if isinstance(teacher, LiveTargets):
-        most = CHUNK_ROWS * tokens // max(tokens + len(teacher.states), 1)
+    if teacher_tokens is not None:
+        most = CHUNK_ROWS * tokens // max(tokens + teacher_tokens, 1)
     chunks = -(-tokens // max(most, 1))
     return -(-tokens // max(chunks, 1)) or 1
 
 
-def _walk(
-    labels: Tensor, teacher: TeacherTargets | None, chunk_tokens: int
-) -> list[tuple[Tensor, Tensor, int, int]]:
-    """Chunks of the student's tokens in the order of the teacher's, so that channels share what they are compared with.
-
-    Each is the tokens' indices (C,), the teacher's token of each (C,), and the first and last of these.
-    """
-    rows = torch.arange(len(labels), device=labels.device) if teacher is None else teacher.rows
-    order = rows.argsort(stable=True)
-    ordered = rows[order]
+def teacher_ordered_chunks(labels: Tensor, teacher: TeacherTargets | None, chunk_tokens: int) -> list[ChunkTokens]:
+    """Divide the student's tokens in the order of the teacher's, so that channels share the teacher's logits."""
+    index = torch.arange(len(labels), device=labels.device)
+    if teacher is not None:
+        index = teacher.teacher_index
+    order = index.argsort(stable=True)
+    ordered = index[order]
     starts = list(range(0, len(labels), chunk_tokens))
+    if not starts:
+        return []
     ends = [min(start + chunk_tokens, len(labels)) - 1 for start in starts]
-    # One wait for the device, not two a chunk.
+    # One synchronization with the device instead of two per chunk.
     firsts, lasts = (ordered[at].tolist() for at in (starts, ends))
-    return list(
-        zip(order.split(chunk_tokens), ordered.split(chunk_tokens), firsts, lasts, strict=True)
-        if starts
-        else []
-    )
+    chunks = zip(order.split(chunk_tokens), ordered.split(chunk_tokens), firsts, lasts, strict=True)
+    return [ChunkTokens(*chunk) for chunk in chunks]
 
 
-def choose_chunk_loss(room: Tensor, objective: Objective) -> ChunkLoss:
-    """What turns a chunk's logits into figures and gradient: one Triton kernel on a GPU, else plain torch."""
-    if room.is_cuda and importlib.util.find_spec("triton") is not None:
+def choose_chunk_loss(scratch_like: Tensor, objective: Objective) -> ChunkLoss:
+    """Return the chunk's arithmetic: Triton kernels on a GPU, or plain torch."""
+    if uses_triton(scratch_like.device.type, objective.divergence):
         from trainer_ext.loss.chunk_triton import TritonChunkLoss
 
         return TritonChunkLoss(objective)
-    return TorchChunkLoss(room, objective)
+    return TorchChunkLoss(scratch_like, objective)
+
+
+def uses_triton(device_type: str, divergence: str) -> bool:
+    """Tell whether there are kernels for this device and divergence; all others run as plain torch."""
+    if device_type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    from trainer_ext.loss.chunk_triton import DIVERGENCE_CODES
+
+    return divergence in DIVERGENCE_CODES

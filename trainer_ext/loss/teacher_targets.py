@@ -1,7 +1,7 @@
-"""What the loss is told: the teacher's side of every response token, and how it is to be compared.
+"""Teacher targets: the teacher's side of every response token, live or stored.
 
 N response tokens of the student, M of the teacher (a question's channels share them), H_t hidden size and V_t
-vocabulary rows of the teacher, k kept ids of a stored one. A chunk is what a few of the student's tokens need of it.
+vocabulary size of the teacher, k kept ids of a stored one. A chunk holds the targets of C of the student's tokens.
 """
 
 from dataclasses import dataclass
@@ -11,49 +11,34 @@ from torch import Tensor
 
 @dataclass
 class LiveTargets:
-    """What a model thinks of the response tokens: its hidden states and the head that reads them."""
+    """Hidden states and head of a teacher in memory."""
 
-    rows: Tensor  # (N,), which of the teacher's tokens each of the student's is; all of them occur
-    states: Tensor  # (M, H_t)
-    head: Tensor | None  # (V_t, H_t); None: the student's own
+    teacher_index: Tensor  # (N,), the teacher's token of each of the student's; every teacher token occurs
+    hidden_states: Tensor  # (M, H_t)
+    lm_head_weight: Tensor | None  # (V_t, H_t); None: the student's own
 
 
 @dataclass
 class StoredTargets:
-    """What a model thought of the response tokens: its k likeliest ids, the rest of the mass being one bucket.
+    """The k likeliest ids of a teacher; all other ids share one bucket.
 
-    The log-probabilities are those at temperature 1, and one scalar makes them those at tau: the tail's mass at tau,
-    which fixes c = log sum over all ids of p^(1/tau) in log p_tau = log p / tau - c, and keeps its own digits where
-    1 minus the kept mass would lose them.
+    `log_probs` are at temperature 1. `log_tail` (log mass of all other ids at tau) fixes the normalizer at tau. It is
+    stored because 1 - sum(kept) loses precision.
     """
 
-    rows: Tensor  # (N,), which of the teacher's tokens each of the student's is
+    teacher_index: Tensor  # (N,), the teacher's token of each of the student's
     ids: Tensor  # (M, k), each once
     log_probs: Tensor  # (M, k)
-    log_tail: Tensor  # (M,), log of the mass of all other ids, at the run's temperature
-    vocab_size: int  # over how many vocabulary rows the teacher's softmax was taken
+    log_tail: Tensor  # (M,), at the run's temperature
+    vocab_size: int  # vocabulary rows that the teacher's softmax was taken over
 
-    def chunk(self, rows: Tensor) -> "StoredChunk":
-        """What some of the teacher's tokens (C,) come with."""
-        whole = StoredChunk(self.ids, self.log_probs, self.log_tail, self.vocab_size)
-        return whole.take(rows)
+    def chunk(self, teacher_tokens: Tensor) -> "StoredChunk":
+        """Return the targets of the teacher's tokens (C,)."""
+        everything = StoredChunk(self.ids, self.log_probs, self.log_tail, self.vocab_size)
+        return everything.take(teacher_tokens)
 
 
 TeacherTargets = LiveTargets | StoredTargets
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The weights and the shape of the loss."""
-
-    kl_weight: float = 0.5  # the paper's lambda
-    temperature: float = 2.0  # the paper's tau
-    divergence: str = "forward_kl"  # a key of DIVERGENCES
-    beta: float = 0.5  # of the generalized Jensen-Shannon divergence alone: the teacher's share of the mixture
-
-
-# The paper's (section 4.1).
-PAPER_DEFAULTS = Objective()
 
 
 @dataclass
@@ -61,23 +46,23 @@ class LiveChunk:
     """A live teacher's logits for C of the student's tokens."""
 
     logits: Tensor  # (C', V shared)
-    rows: Tensor  # (C,), which of these each token is compared with
+    rows: Tensor  # (C,), the row of `logits` for each token
 
-    def take(self, some: slice) -> "LiveChunk":
-        return LiveChunk(self.logits, self.rows[some])
+    def take(self, tokens: slice) -> "LiveChunk":
+        return LiveChunk(self.logits, self.rows[tokens])
 
 
 @dataclass
 class StoredChunk:
-    """What is stored for C of the student's tokens, as in `StoredTargets`."""
+    """A stored teacher's targets for C of the student's tokens, as in `StoredTargets`."""
 
     ids: Tensor  # (C, k)
     log_probs: Tensor  # (C, k)
     log_tail: Tensor  # (C,)
     vocab_size: int
 
-    def take(self, some: slice | Tensor) -> "StoredChunk":
-        kept = (self.ids[some], self.log_probs[some], self.log_tail[some])
+    def take(self, tokens: slice | Tensor) -> "StoredChunk":
+        kept = (self.ids[tokens], self.log_probs[tokens], self.log_tail[tokens])
         return StoredChunk(*kept, self.vocab_size)
 
 

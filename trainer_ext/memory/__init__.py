@@ -1,1 +1,1 @@
-"""How much memory a run takes, told from configs alone, and what it took."""
+"""Memory of a run: planned from configs alone, and measured."""

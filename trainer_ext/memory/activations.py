@@ -1,8 +1,8 @@
-"""What a language model keeps and passes through while it is trained on S tokens: its own code, run on fake tensors.
+"""Activations of a language model in training on S tokens, measured on fake tensors.
 
-Layers of the real class with the run's adapters, checkpointing and precision go forward and backward on tensors that
-have a shape and no content; what lives is counted. So nothing is downloaded, and no formula lags behind the libraries.
-Two layers and three tell what any number takes: every further one adds the same.
+Layers of the real class, with the run's adapters, checkpointing and precision, run forward and backward on tensors
+that have a shape and no content, and live bytes are counted. Nothing is downloaded, and no formula can fall behind the
+libraries.
 """
 
 from dataclasses import astuple, dataclass
@@ -17,24 +17,19 @@ from trainer_ext.memory.tracker import LiveTensorBytes
 
 @dataclass(frozen=True)
 class Activations:
-    """In bytes, beyond weights, gradients and optimizer states."""
+    """Bytes beyond weights, gradients and optimizer states."""
 
     held: int  # between forward and backward
-    forward: int  # the most in the forward
-    backward: int  # the most in the backward, what is held included
+    forward: int  # peak of the forward
+    backward: int  # peak of the backward, held bytes included
 
-    def extrapolate(self, more: "Activations", steps: int) -> "Activations":
-        """What it would be `steps` layers on, where `more` has one layer more."""
-        return Activations(
-            *(
-                one + steps * (other - one)
-                for one, other in zip(astuple(self), astuple(more), strict=True)
-            )
-        )
+    def extrapolate(self, more: "Activations", layers: int) -> "Activations":
+        """Return the activations with `layers` more layers, where `more` has one more."""
+        return Activations(*(a + layers * (b - a) for a, b in zip(astuple(self), astuple(more), strict=True)))
 
 
 class DequantizingLinear(nn.Module):
-    """A linear layer that unfolds its 4-bit weight for every product, forwards and backwards, as bitsandbytes does."""
+    """A linear layer that dequantizes its 4-bit weight for every product, as bitsandbytes does."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -42,11 +37,11 @@ class DequantizingLinear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
-        product = _Dequantise.apply(states.to(self.dtype), self.shape)
+        product = _Dequantize.apply(states.to(self.dtype), self.shape)
         return product if self.bias is None else product + self.bias.to(product.dtype)
 
 
-class _Dequantise(torch.autograd.Function):
+class _Dequantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, shape: torch.Size) -> Tensor:
         ctx.shape = shape
@@ -59,20 +54,22 @@ class _Dequantise(torch.autograd.Function):
 
 def measure_activations(
     language_model: Any,
+    packed_inputs: dict[str, Any],
     hidden_size: int,
-    tokens: int,
     dtype: torch.dtype,
     autocast: bool,
     checkpointing: bool,
     quantized: bool,
 ) -> Activations:
-    """One forward and one backward over `tokens` packed into one row.
+    """Measure one forward and one backward over rows packed into one.
 
     Args:
         language_model: with its adapters; its weights are replaced by fake ones, so it is of no use afterwards.
-        dtype: of the weights, and of the states where there is no autocast.
-        quantized: the linear layers are kept in 4 bits.
+        packed_inputs: of the family, for S tokens.
+        dtype: of the weights, and of the hidden states without autocast.
+        quantized: the linear layers are stored in 4 bits.
     """
+    tokens = sum(packed_inputs["row_lengths"])
     with FakeTensorMode(allow_non_fake_inputs=True):
         if quantized:
             _replace_linears(language_model, dtype)
@@ -80,7 +77,7 @@ def measure_activations(
         language_model.train()
         if checkpointing:
             language_model.activation_checkpointing_enable()
-        states = torch.empty(1, tokens, hidden_size, dtype=dtype).requires_grad_()
+        hidden_states = torch.empty(1, tokens, hidden_size, dtype=dtype).requires_grad_()
         weights = [*language_model.parameters(), *language_model.buffers()]
         for weight in language_model.parameters():
             if weight.requires_grad:
@@ -88,23 +85,23 @@ def measure_activations(
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         live = LiveTensorBytes([*weights, *gradients])
         with live:
-            positions = torch.empty(4, 1, tokens, dtype=torch.long)
+            # Copies, so that the inputs' bytes are counted.
+            inputs = {k: torch.empty_like(v) if isinstance(v, Tensor) else v for k, v in packed_inputs.items()}
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                hidden = language_model(
-                    inputs_embeds=states * 1,
+                output = language_model(
+                    inputs_embeds=hidden_states * 1,
                     attention_mask={"full_attention": None},
-                    position_ids=positions,
-                    row_lengths=[tokens],
+                    **inputs,
                     use_cache=False,
                 ).last_hidden_state
             held, forward = live.live, live.peak
             live.peak = live.live
-            hidden.backward(torch.empty_like(hidden))
+            output.backward(torch.empty_like(output))
         return Activations(held, forward, live.peak)
 
 
 def _replace_linears(model: nn.Module, dtype: torch.dtype) -> None:
-    """Every plain linear layer but those of adapters, which stay whole."""
+    """Replace every plain linear layer but those of adapters, which are never quantized."""
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and "lora_" not in name:
             model.set_submodule(name, DequantizingLinear(module, dtype))

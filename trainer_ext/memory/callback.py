@@ -1,4 +1,4 @@
-"""The plan at the start of a run, what it took at the end."""
+"""Planned memory at the start of a run, measured peak at the end."""
 
 import resource
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer_ext.memory.plan import WEIGHTS, Plan
+from trainer_ext.memory.plan import WEIGHTS, MemoryPlan
 from trainer_ext.memory.table import describe_lengths, show_plan
 
 
@@ -16,35 +16,31 @@ class MemoryCallback(TrainerCallback):
     """Prints the planned memory when training starts, and the measured peak beside it when it ends.
 
     Attributes:
-        measured: bytes at the peak of training, once it is over: of the card, or of the process on a CPU.
+        measured: bytes at the peak of training, set at its end: of the GPU, or of the process on a CPU.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: MemoryPlan) -> None:
         self.plan = plan
         self.measured: int | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         reset_peak(args.device)
         if args.device.type != "cuda":
-            # Interpreter, libraries, data, and what allocators keep: what is there before training, less the models.
+            # Interpreter, libraries, data and allocator caches: the process before training, less the models.
             models = sum(self.plan.parts.get(name, 0) for name in WEIGHTS)
             self.plan.parts["process"] = max(measure_now() - models, 0)
         if state.is_world_process_zero:
             print(describe_lengths(self.plan))
             show_plan(self.plan)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.measured = measure_peak(args.device)
         if state.is_world_process_zero:
             show_plan(self.plan, self.measured)
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget earlier peaks: those of loading and of scoring."""
+    """Reset the peak, which loading and scoring have raised."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif (refs := Path("/proc/self/clear_refs")).exists():
@@ -52,10 +48,10 @@ def reset_peak(device: torch.device) -> None:
 
 
 def measure_peak(device: torch.device) -> int:
-    """Bytes at the peak: what was allocated on the card and the context, or this process's share of the memory."""
+    """Return the peak in bytes: allocations and context of the GPU, or the resident set of the process."""
     if device.type == "cuda":
-        free, whole = torch.cuda.mem_get_info(device)
-        context = whole - free - torch.cuda.memory_reserved(device)
+        free, total = torch.cuda.mem_get_info(device)
+        context = total - free - torch.cuda.memory_reserved(device)
         return torch.cuda.max_memory_allocated(device) + max(context, 0)
     if (peak := read_status("VmHWM")) is not None:
         return peak
@@ -64,12 +60,12 @@ def measure_peak(device: torch.device) -> int:
 
 
 def measure_now() -> int:
-    """Bytes of memory that this process has at the moment; 0 where the system does not tell."""
+    """Return the resident set of this process in bytes; 0 where the system does not report it."""
     return read_status("VmRSS") or 0
 
 
 def read_status(name: str) -> int | None:
-    """Bytes that Linux counts for this process under that name; None on other systems."""
+    """Return the bytes of an entry of /proc/self/status; None on other systems than Linux."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None

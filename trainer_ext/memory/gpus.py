@@ -1,4 +1,4 @@
-"""Graphics cards by name: what they hold and how fast they are, as NVIDIA states it."""
+"""GPUs by name: memory and speed, as NVIDIA states them."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card, or a share of one."""
+    """Memory and speed of a GPU."""
 
     name: str
     memory_gib: float
@@ -29,7 +29,7 @@ GPUS = {
     "a100-80gb": Gpu("A100 80 GB", 80, 312, 2039),
     "h100": Gpu("H100", 80, 989.4, 3350),
 }
-# As drivers call them: a laptop's RTX 4090 is another card.
+# Names as drivers report them: a laptop's RTX 4090 is another GPU.
 DRIVER_NAMES = {
     "GeForce RTX 3060": "rtx3060",
     "GeForce RTX 3090": "rtx3090",
@@ -43,12 +43,12 @@ DRIVER_NAMES = {
     "A100-SXM4-80GB": "a100-80gb",
     "H100 80GB HBM3": "h100",
 }
-# Of a card's memory, driver and display take a little: an RTX 4090 shows 23.6 of its 24 GiB.
+# Driver and display take part of a GPU's memory: an RTX 4090 reports 23.6 of its 24 GiB.
 USABLE_SHARE = 0.98
 
 
 def find_gpu(name: str) -> Gpu:
-    """A card of the table, or one that is known by its memory alone ("24GB").
+    """Return a GPU of the table, or one with a known memory alone ("24GB").
 
     Raises:
         ValueError: the name is neither.
@@ -58,11 +58,11 @@ def find_gpu(name: str) -> Gpu:
         return GPUS[key]
     if size := re.fullmatch(r"(\d+(?:\.\d+)?)gi?b", key):
         return Gpu(f"{size[1]} GB", float(size[1]))
-    raise ValueError(f"unknown card {name!r}: give its memory (24GB) or one of {', '.join(GPUS)}")
+    raise ValueError(f"unknown GPU {name!r}: give its memory (24GB) or one of {', '.join(GPUS)}")
 
 
 def find_present_gpu() -> Gpu | None:
-    """The first card of this machine; its speed is known if its full name is. None if there is none."""
+    """Return the first GPU of this machine, with its speed if its name is in the table; None if there is none."""
     if not torch.cuda.is_available():
         return None
     present = torch.cuda.get_device_properties(0)

@@ -1,4 +1,4 @@
-"""What a run puts where, in bytes, from its arguments and two config.json.
+"""Peak memory of a training process, in bytes, from the run's arguments and two config.json.
 
 total = weights + gradients + optimizer states + teacher + (activations and loss, at their largest) + context
 """
@@ -8,24 +8,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.loading.student import load_peft_config, read_dtype
 from trainer_ext.loss.alignment import IGNORE_INDEX
-from trainer_ext.loss.chunk_torch import BLOCK_LOGITS
-from trainer_ext.loss.distillation import CHUNK_ROWS
+from trainer_ext.loss.buffers import estimate_loss_bytes
 from trainer_ext.memory.activations import Activations, measure_activations
 from trainer_ext.memory.sharding import ONE_PROCESS, Sharding
+from trainer_ext.students.base import StudentArchitecture
 
-# Parts that are there before training starts.
+# Parts in memory before training starts.
 WEIGHTS = ("language model", "embeddings and head", "audio tower", "adapters", "teacher")
-CUDA_CONTEXT = 2**29  # kernels, cuBLAS workspaces and what the allocator cannot use
+CUDA_CONTEXT = 2**29  # kernels, cuBLAS workspaces and fragmentation of the allocator
 NF4_BLOCK = 64  # weights that share a scale
-# Bytes of an optimizer's states a trained parameter; others keep two copies in the parameter's own precision.
+# Bytes of an optimizer's states per trained parameter; others keep two copies in the parameter's own precision.
 STATE_BYTES = {"8bit": 2 + 2 * 4 / 256, "32bit": 8, "adafactor": 0.1, "sgd": 0}
+STORED_BYTES_PER_ID = 14  # int64 id, float16 log-probability, float32 copy
 
 
 @dataclass(frozen=True)
@@ -37,38 +38,43 @@ class Lengths:
     questions: int
     teacher_tokens: int  # of the teacher's rows, padding included
     teacher_scored: int
-    input_bytes: int  # features, ids and what else a batch brings
+    input_bytes: int  # features, ids and the rest of a batch
 
     @classmethod
     def from_batch(cls, batch: dict[str, Any]) -> "Lengths":
-        """Of what `PairCollator` returns."""
-        asked = batch.get("teacher_input_ids")
-        scored = sum(batch["response_lengths"])
+        """Measure a batch of `PairCollator`."""
+        teacher_ids = batch.get("teacher_input_ids")
         return cls(
             tokens=int(batch["attention_mask"].sum()),
             scored=int((batch["labels"] != IGNORE_INDEX).sum()),
             questions=len(batch["example_ids"]),
-            teacher_tokens=0 if asked is None else asked.numel(),
-            teacher_scored=scored,
+            teacher_tokens=0 if teacher_ids is None else teacher_ids.numel(),
+            teacher_scored=sum(batch["response_lengths"]),
             input_bytes=sum(value.nbytes for value in batch.values() if isinstance(value, Tensor)),
         )
 
 
+@dataclass(frozen=True)
+class TokenParameters:
+    """Weights that every token, and that every scored token, is multiplied with; input of the time estimate."""
+
+    student: int
+    student_head: int
+    student_dequantized: int  # of the student's, those stored in 4 bits
+    teacher: int
+    teacher_head: int
+    teacher_dequantized: int
+
+
 @dataclass
-class Plan:
+class MemoryPlan:
     """Bytes by purpose, in the order of the table."""
 
     parts: dict[str, int]
     lengths: Lengths
-    # Weights that every token meets, and that every scored token meets; of them those unfolded from 4 bits.
-    student_parameters: int
-    head_parameters: int
-    dequantized_parameters: int
-    teacher_parameters: int
-    teacher_head_parameters: int
-    dequantized_teacher_parameters: int
+    token_parameters: TokenParameters
     # By phase of a step; the largest is a part.
-    details: dict[str, int] = field(default_factory=dict)
+    phases: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -76,10 +82,35 @@ class Plan:
         return sum(self.parts.values())
 
 
+@dataclass(frozen=True)
+class Precision:
+    """Precision of a run's weights and products."""
+
+    weights: torch.dtype
+    computing: torch.dtype  # of the layers' inputs and of the weights they use
+    half: bool  # products are in half precision, by autocast or by the weights
+    casts_weights: bool  # layers use bfloat16 copies of their weights instead of autocast
+
+    @classmethod
+    def of_run(
+        cls,
+        model: ModelArguments,
+        training: CrossModalDistillConfig,
+        student: PretrainedConfig,
+        sharding: Sharding,
+    ) -> "Precision":
+        weights = read_dtype(model.dtype, student)
+        if training.bf16 and sharding.keeps_masters_apart:
+            weights = torch.bfloat16
+        casts = training.bf16 and sharding.casts_weights
+        computing = torch.bfloat16 if casts else weights
+        return cls(weights, computing, training.bf16 or weights.itemsize == 2, casts)
+
+
 def plan_run(
     model: ModelArguments,
     training: CrossModalDistillConfig,
-    family: Any,
+    family: StudentArchitecture,
     student: PretrainedConfig,
     teacher: PretrainedConfig | None,
     lengths: Lengths,
@@ -87,132 +118,123 @@ def plan_run(
     soft_targets_k: int = 64,
     on_cuda: bool = True,
     context: int = CUDA_CONTEXT,
-) -> Plan:
-    """The memory of one process at its peak.
+) -> MemoryPlan:
+    """Plan the memory of one process at its peak.
 
     Args:
-        family: the student's; its class will do.
-        student: its config.
-        teacher: the config of a teacher in memory; None for any other kind.
-        on_cuda: else on a CPU, where the loss works in other buffers.
+        family: the student's, or its class.
+        student, teacher: configs; no teacher for any kind but a model in memory.
+        on_cuda: False for a CPU, where the loss works in other buffers.
         context: bytes that are taken before the first tensor.
     """
-    dtype = read_dtype(model.dtype, student)
-    if training.bf16 and sharding.keeps_masters_apart:
-        dtype = torch.bfloat16
-    skeleton = family.make_empty_model(student, dtype)
-    skeleton.set_submodule(family.unloaded_module, nn.Module())
-    weights = count_weights(skeleton, model, family)
+    precision = Precision.of_run(model, training, student, sharding)
+    empty_model = family.make_empty_model(student, precision.weights)
+    if family.unloaded_module is not None:
+        empty_model.set_submodule(family.unloaded_module, nn.Module())
+    weights = count_weights(empty_model, model, family)
     peft_config = load_peft_config(model, family)
-    trained = list_trained(skeleton, peft_config, family)
-    adapters = sum(p.nbytes for p in trained) if peft_config is not None else 0
+    trained = list_trained(empty_model, peft_config, family)
+    adapter_bytes = sum(p.nbytes for p in trained) if peft_config is not None else 0
     config = student.get_text_config()
-    met = skeleton.get_submodule(f"{family.language_module}.layers").parameters()  # by every token
-    parameters = sum(p.numel() for p in met if peft_config is None or not p.requires_grad)
-    # Of the layers and of the loss: bfloat16 weights, copies of them, or autocast.
-    halves = training.bf16 or dtype.itemsize == 2
-    casts = training.bf16 and sharding.casts_weights
-    computing = torch.bfloat16 if casts else dtype
-    two, three = (
-        measure_layers(number, model, training, family, student, computing, casts, lengths.tokens)
-        for number in (2, 3)
-    )
-    teacher_bytes, teacher_layers = (0, 0) if teacher is None else count_teacher(teacher, model)
-    reader = teacher.get_text_config() if teacher is not None else None
-    if training.teacher_kind == "self":
-        reader = config
-    loss = count_loss(
-        lengths,
-        config,
-        reader,
-        head_trained=peft_config is None,
-        halves=halves,
-        head_copied=halves and computing.itemsize == 4,
-        on_cuda=on_cuda,
-    )
+    live_teacher = config if training.teacher_kind == "self" else teacher and teacher.get_text_config()
+    teacher_bytes, teacher_parameters = (0, 0) if teacher is None else count_teacher(teacher, model)
     phases = list_phases(
-        two.extrapolate(three, config.num_hidden_layers - 2),
+        measure_layers(model, training, family, student, precision, lengths.tokens),
         lengths,
         config,
-        reader,
-        loss,
-        state_bytes=2 if halves else 4,
+        live_teacher,
+        estimate_loss_bytes(
+            lengths.scored,
+            lengths.teacher_scored if live_teacher is not None else None,
+            config.vocab_size,
+            config.hidden_size,
+            trains_head=peft_config is None,
+            half_precision=precision.half,
+            copies_head=precision.half and precision.computing.itemsize == 4,
+            on_cuda=on_cuda,
+        ),
+        state_bytes=2 if precision.half else 4,
         soft_targets_k=soft_targets_k if training.teacher_kind == "stored" else 0,
     )
+    optimizer_bytes = count_states(trained, empty_model, training.optim, sharding.keeps_masters_apart)
     parts = {
         **{name: sharding.weights(size) for name, size in weights.items()},
-        "adapters": adapters,
-        "gathered weights": sharding.gathered(skeleton, family, computing.itemsize),
+        "adapters": adapter_bytes,
+        "gathered weights": sharding.gathered(empty_model, family, precision.computing.itemsize),
         "gradients": sharding.gradients(sum(parameter.nbytes for parameter in trained)),
-        "optimizer states": sharding.optimizer(
-            count_states(trained, skeleton, training.optim, sharding.keeps_masters_apart)
-        ),
+        "optimizer states": sharding.optimizer(optimizer_bytes),
         "teacher": teacher_bytes,
         "activations and loss": max(phases.values()),
         "context": context,
     }
-    return Plan(
-        {name: int(size) for name, size in parts.items() if size},
-        lengths,
-        student_parameters=parameters,
-        head_parameters=config.vocab_size * config.hidden_size,
-        dequantized_parameters=parameters if model.load_in_4bit else 0,
-        teacher_parameters=parameters if reader is config else teacher_layers,
-        teacher_head_parameters=reader.vocab_size * reader.hidden_size if reader else 0,
-        dequantized_teacher_parameters=teacher_layers if model.teacher_load_in_4bit else 0,
-        details=phases,
+    layers = empty_model.get_submodule(f"{family.language_module}.layers").parameters()
+    parameters = sum(p.numel() for p in layers if peft_config is None or not p.requires_grad)
+    token_parameters = TokenParameters(
+        student=parameters,
+        student_head=config.vocab_size * config.hidden_size,
+        student_dequantized=parameters if model.load_in_4bit else 0,
+        teacher=parameters if live_teacher is config else teacher_parameters,
+        teacher_head=live_teacher.vocab_size * live_teacher.hidden_size if live_teacher else 0,
+        teacher_dequantized=teacher_parameters if model.teacher_load_in_4bit else 0,
     )
+    used = {name: int(size) for name, size in parts.items() if size}
+    return MemoryPlan(used, lengths, token_parameters, phases)
 
 
-def list_trained(skeleton: Any, peft_config: Any, family: Any) -> list[nn.Parameter]:
-    """What the run trains: adapters, which are hung on the skeleton here, in float32; or all that is not frozen."""
+def list_trained(
+    empty_model: PreTrainedModel, peft_config: PeftConfig | None, family: StudentArchitecture
+) -> list[nn.Parameter]:
+    """Return the trained parameters: float32 adapters, which are attached here, or everything that is not frozen."""
     if peft_config is not None:
-        adapted = get_peft_model(skeleton, peft_config, low_cpu_mem_usage=True)
+        adapted = get_peft_model(empty_model, peft_config, low_cpu_mem_usage=True)
         return [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    for name, parameter in skeleton.named_parameters():
+    for name, parameter in empty_model.named_parameters():
         parameter.requires_grad_(not name.startswith(family.frozen_modules))
-    return [parameter for parameter in skeleton.parameters() if parameter.requires_grad]
+    return [parameter for parameter in empty_model.parameters() if parameter.requires_grad]
 
 
 def measure_layers(
-    number: int,
     model: ModelArguments,
     training: CrossModalDistillConfig,
-    family: Any,
+    family: StudentArchitecture,
     student: PretrainedConfig,
-    dtype: torch.dtype,
-    casts: bool,
+    precision: Precision,
     tokens: int,
 ) -> Activations:
-    """What so many layers of the student keep of a micro-batch; under autocast in bf16 runs, unless `casts`."""
-    short = copy.deepcopy(student)
-    config: Any = short.get_text_config()
-    config.num_hidden_layers = number
-    config.layer_types = config.layer_types[:number]
-    skeleton = family.make_empty_model(short, dtype)
-    peft_config = load_peft_config(model, family)
-    if peft_config is not None:
-        get_peft_model(skeleton, peft_config, low_cpu_mem_usage=True)
-    else:
-        skeleton.requires_grad_(True)
-    return measure_activations(
-        skeleton.get_submodule(family.language_module),
-        config.hidden_size,
-        tokens,
-        dtype,
-        autocast=training.bf16 and not casts,
-        checkpointing=bool(training.activation_checkpointing),
-        quantized=model.load_in_4bit,
-    )
+    """Return the activations of all layers: measured with 2 and 3 layers, extrapolated linearly."""
+    measured = []
+    for layers in (2, 3):
+        short = copy.deepcopy(student)
+        config: Any = short.get_text_config()
+        config.num_hidden_layers = layers
+        config.layer_types = config.layer_types[:layers]
+        empty_model = family.make_empty_model(short, precision.computing)
+        peft_config = load_peft_config(model, family)
+        if peft_config is not None:
+            get_peft_model(empty_model, peft_config, low_cpu_mem_usage=True)
+        else:
+            empty_model.requires_grad_(True)
+        activations = measure_activations(
+            empty_model.get_submodule(family.language_module),
+            family.packed_inputs(torch.arange(tokens), [tokens]),
+            config.hidden_size,
+            precision.computing,
+            autocast=training.bf16 and not precision.casts_weights,
+            checkpointing=bool(training.activation_checkpointing),
+            quantized=model.load_in_4bit,
+        )
+        measured.append(activations)
+    two, three = measured
+    return two.extrapolate(three, student.get_text_config().num_hidden_layers - 2)
 
 
-def count_weights(skeleton: Any, model: ModelArguments, family: Any) -> dict[str, int]:
-    """Bytes of the student's weights by part, quantized as the run quantizes them."""
+def count_weights(empty_model: PreTrainedModel, model: ModelArguments, family: StudentArchitecture) -> dict[str, int]:
+    """Return the bytes of the student's weights by part, quantized as the run quantizes them."""
     counted = {"language model": 0, "embeddings and head": 0, "audio tower": 0}
-    ends = {skeleton.get_input_embeddings().weight, skeleton.get_output_embeddings().weight}
-    whole = (*family.frozen_modules, family.head_module)
-    for name, module in skeleton.named_modules():
-        linear = isinstance(module, nn.Linear) and not name.startswith(whole)
+    ends = {empty_model.get_input_embeddings().weight, empty_model.get_output_embeddings().weight}
+    unquantized = (*family.frozen_modules, family.head_module)
+    for name, module in empty_model.named_modules():
+        is_linear = isinstance(module, nn.Linear) and not name.startswith(unquantized)
         for kind, parameter in module.named_parameters(recurse=False):
             if parameter in ends:
                 part = "embeddings and head"
@@ -220,44 +242,41 @@ def count_weights(skeleton: Any, model: ModelArguments, family: Any) -> dict[str
                 part = "audio tower"
             else:
                 part = "language model"
-            quantized = linear and kind == "weight"
-            counted[part] += bytes_of_weight(parameter, quantized, model)
+            counted[part] += count_weight(parameter, is_linear and kind == "weight", model)
     return counted
 
 
-def bytes_of_weight(parameter: nn.Parameter, quantized: bool, model: ModelArguments) -> int:
-    """Of one weight; `quantized` if bitsandbytes takes layers like its own."""
-    if quantized and model.load_in_4bit:
-        return bytes_in_nf4(parameter.numel(), model.use_bnb_nested_quant)
-    if quantized and model.load_in_8bit:
+def count_weight(parameter: nn.Parameter, can_quantize: bool, model: ModelArguments) -> int:
+    """Return the bytes of one weight; `can_quantize` if bitsandbytes replaces layers of its kind."""
+    if can_quantize and model.load_in_4bit:
+        return count_nf4(parameter.numel(), model.use_bnb_nested_quant)
+    if can_quantize and model.load_in_8bit:
         return parameter.numel() + 4 * parameter.shape[0]
     return parameter.nbytes
 
 
-def bytes_in_nf4(parameters: int, nested: bool) -> int:
-    """Half a byte a weight, and a scale for every 64, in float32 or (nested) in 8 bits with scales of their own."""
+def count_nf4(parameters: int, nested: bool) -> int:
+    """Return half a byte per weight plus a scale per 64, in float32 or (nested) in 8 bits with scales of their own."""
     blocks = parameters / NF4_BLOCK
     return int(parameters / 2 + (blocks + 4 * blocks / 256 if nested else 4 * blocks))
 
 
-def count_states(
-    trained: list[nn.Parameter], skeleton: Any, optimizer: str, masters_apart: bool
-) -> int:
-    """Bytes that the optimizer keeps: its states, and float32 masters where weights are not."""
+def count_states(trained: list[nn.Parameter], empty_model: PreTrainedModel, optimizer: Any, masters_apart: bool) -> int:
+    """Return the bytes that the optimizer keeps: its states, and float32 masters where the weights are not float32."""
     name = str(getattr(optimizer, "value", optimizer))
     known = next((size for key, size in STATE_BYTES.items() if key in name), None)
-    embeddings = skeleton.get_input_embeddings().weight
+    embeddings = empty_model.get_input_embeddings().weight
     total = 0.0
     for parameter in trained:
         size = 2 * (4 if masters_apart else parameter.dtype.itemsize) if known is None else known
         if parameter is embeddings and "8bit" in name:
-            size = STATE_BYTES["32bit"]  # transformers asks bitsandbytes for it
+            size = STATE_BYTES["32bit"]  # transformers configures bitsandbytes so
         total += parameter.numel() * (size + (4 if masters_apart else 0))
     return int(total)
 
 
 def count_teacher(config: PretrainedConfig, model: ModelArguments) -> tuple[int, int]:
-    """Bytes of a teacher in memory, and parameters that every token of its rows meets."""
+    """Return the bytes of a teacher in memory, and the parameters that every token of its rows is multiplied with."""
     dtype = read_dtype(model.teacher_dtype or model.dtype, config)
     with torch.device("meta"):
         teacher = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -268,71 +287,36 @@ def count_teacher(config: PretrainedConfig, model: ModelArguments) -> tuple[int,
             if parameter in seen:
                 continue
             seen.add(parameter)
-            linear = isinstance(module, nn.Linear) and module is not head and kind == "weight"
-            layers += parameter.numel() if linear else 0
-            quantized = linear and model.teacher_load_in_4bit
-            size += bytes_in_nf4(parameter.numel(), nested=True) if quantized else parameter.nbytes
-    elsewhere = model.teacher_device_map is not None  # its head alone is beside the student's
+            is_linear = isinstance(module, nn.Linear) and module is not head and kind == "weight"
+            layers += parameter.numel() if is_linear else 0
+            quantized = is_linear and model.teacher_load_in_4bit
+            size += count_nf4(parameter.numel(), nested=True) if quantized else parameter.nbytes
+    elsewhere = model.teacher_device_map is not None  # only its head is on the student's device
     return (head.weight.nbytes if elsewhere else size), layers
-
-
-def count_loss(
-    lengths: Lengths,
-    config: PretrainedConfig,
-    reader: PretrainedConfig | None,
-    head_trained: bool,
-    halves: bool,
-    head_copied: bool,
-    on_cuda: bool,
-) -> int:
-    """Buffers of `losses.distillation_loss`, gradients of states and head included.
-
-    Args:
-        reader: config of whoever reads live, a teacher or the student itself; None for stored soft targets or none.
-        halves: heads are multiplied with in half precision.
-        head_copied: and are kept in float32.
-    """
-    rows, most = lengths.scored, CHUNK_ROWS // 2
-    if reader is not None:
-        most = CHUNK_ROWS * rows // (rows + lengths.teacher_scored)
-    chunk = -(-rows // -(-rows // most))
-    reader_chunk = 0 if reader is None else -(-chunk * lengths.teacher_scored // rows)
-    buffers = 4 * config.vocab_size * (chunk + reader_chunk)
-    head_bytes = 2 if halves else 4
-    if halves:
-        buffers += 2 * config.vocab_size * chunk
-    blocks = 0 if on_cuda else 4 * 4 * max(BLOCK_LOGITS["cpu"], config.vocab_size)
-    states = rows * config.hidden_size * (head_bytes + 4)
-    head = config.vocab_size * config.hidden_size
-    gradient = head * (4 + head_bytes) if head_trained else 0
-    copy_of_head = 2 * head if head_copied else 0
-    return buffers + min(blocks, 16 * config.vocab_size * chunk) + states + gradient + copy_of_head
 
 
 def list_phases(
     activations: Activations,
     lengths: Lengths,
     config: PretrainedConfig,
-    reader: PretrainedConfig | None,
-    loss: int,
+    live_teacher: PretrainedConfig | None,
+    loss_bytes: int,
     state_bytes: int,
     soft_targets_k: int,
 ) -> dict[str, int]:
-    """What lives besides weights and optimizer in each phase of a step; the largest counts."""
-    signal = lengths.teacher_scored * soft_targets_k * 14
-    reading = 0
-    if reader is not None:
-        signal = lengths.teacher_scored * reader.hidden_size * state_bytes
-        # A decoder layer without gradient: its states a few times, its MLP's three products.
-        width = 6 * reader.hidden_size + 3 * reader.intermediate_size
-        reading = lengths.teacher_tokens * width * state_bytes
-    states = lengths.scored * config.hidden_size * state_bytes
-    return {
-        name: lengths.input_bytes + signal + size
-        for name, size in {
-            "teacher": reading,
-            "forward": activations.forward,
-            "loss": activations.held + loss,
-            "backward": activations.backward + states,
-        }.items()
+    """Return the bytes in each phase of a step besides weights and optimizer; the largest counts."""
+    targets = lengths.teacher_scored * soft_targets_k * STORED_BYTES_PER_ID
+    teacher_forward = 0
+    if live_teacher is not None:
+        targets = lengths.teacher_scored * live_teacher.hidden_size * state_bytes
+        # A decoder layer without gradient: its states six times, its MLP's three products.
+        width = 6 * live_teacher.hidden_size + 3 * live_teacher.intermediate_size
+        teacher_forward = lengths.teacher_tokens * width * state_bytes
+    states_grad = lengths.scored * config.hidden_size * state_bytes
+    phases = {
+        "teacher": teacher_forward,
+        "forward": activations.forward,
+        "loss": activations.held + loss_bytes,
+        "backward": activations.backward + states_grad,
     }
+    return {name: lengths.input_bytes + targets + size for name, size in phases.items()}

@@ -1,17 +1,17 @@
-"""The plan as people read it: a table, what was measured beside it, a verdict, the time a data set takes."""
+"""The memory plan as a table, with the measured peak beside it, and a verdict."""
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from trainer_ext.memory.gpus import USABLE_SHARE, Gpu
-from trainer_ext.memory.plan import Plan
+from trainer_ext.memory.plan import MemoryPlan
 
 GIB = 2**30
 
 
-def show_plan(plan: Plan, measured: int | None = None) -> None:
-    """Print the parts, their sum, and the measured peak if there is one; in MiB where GiB would be zeros."""
+def show_plan(plan: MemoryPlan, measured: int | None = None) -> None:
+    """Print the parts, their sum, and the measured peak if there is one; in MiB for small plans."""
     unit, size, digits = ("GiB", GIB, 2) if plan.total > 4 * GIB else ("MiB", 2**20, 1)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"memory of a process, {unit}", no_wrap=True)
@@ -26,23 +26,23 @@ def show_plan(plan: Plan, measured: int | None = None) -> None:
     Console().print(table)
 
 
-def describe_lengths(plan: Plan) -> str:
-    """The micro-batch that the plan is for, in words."""
+def describe_lengths(plan: MemoryPlan) -> str:
+    """Describe the micro-batch of the plan."""
     lengths = plan.lengths
     return (
-        f"{lengths.questions} question(s) a micro-batch: {lengths.tokens:,} tokens of the student, "
+        f"{lengths.questions} question(s) per micro-batch: {lengths.tokens:,} tokens of the student, "
         f"{lengths.scored:,} of them scored"
     )
 
 
-def fits(plan: Plan, card: Gpu) -> bool:
-    """Whether the peak is within what the card has to give."""
-    return plan.total <= card.memory_gib * USABLE_SHARE * GIB
+def fits(plan: MemoryPlan, gpu: Gpu) -> bool:
+    """Tell whether the peak fits the usable memory."""
+    return plan.total <= gpu.memory_gib * USABLE_SHARE * GIB
 
 
-def describe_verdict(plan: Plan, card: Gpu) -> str:
-    """Whether it fits the card, and by how much."""
-    spare = card.memory_gib * USABLE_SHARE - plan.total / GIB
+def describe_verdict(plan: MemoryPlan, gpu: Gpu) -> str:
+    """Describe whether the plan fits the GPU, and by how much."""
+    spare = gpu.memory_gib * USABLE_SHARE - plan.total / GIB
     if spare >= 0:
-        return f"fits {card.name}: {plan.total / GIB:.1f} of {card.memory_gib:g} GiB, {spare:.1f} GiB to spare"
-    return f"does not fit {card.name}: {plan.total / GIB:.1f} of {card.memory_gib:g} GiB, {-spare:.1f} GiB too many"
+        return f"fits {gpu.name}: {plan.total / GIB:.1f} of {gpu.memory_gib:g} GiB, {spare:.1f} GiB to spare"
+    return f"does not fit {gpu.name}: {plan.total / GIB:.1f} of {gpu.memory_gib:g} GiB, {-spare:.1f} GiB too many"

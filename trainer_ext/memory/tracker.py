@@ -1,4 +1,4 @@
-"""How many bytes of tensors live, at any time, of real tensors or of fake ones that take no memory."""
+"""Bytes of live tensors at any time, real or fake."""
 
 import weakref
 from collections.abc import Iterable
@@ -10,17 +10,17 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveTensorBytes(TorchDispatchMode):
-    """Counts the storages that operations make while it is entered, until they are let go of.
+    """Counts the storages that operations allocate inside its block, until they are freed.
 
-    What a caching allocator would be asked for, on any device. (torch's own `MemTracker` counts by module and category
-    too, in a private place: torch.distributed._tools.)
+    The count is what a caching allocator would be asked for, on any device. torch's own `MemTracker` also counts by
+    module and category, in a private module (torch.distributed._tools).
 
     Args:
-        known: tensors that were there before and are not counted.
+        known: existing tensors, which are not counted.
 
     Attributes:
         live: bytes now.
-        peak: the most there were; may be set back.
+        peak: the maximum; may be reset.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:

@@ -1,10 +1,10 @@
-"""The loss inside the model's own forward, so that whatever wraps the model (DDP, FSDP2, ZeRO-3, PEFT) sees the head.
+"""The loss inside the model's own forward, so that every wrapper (DDP, FSDP2, ZeRO-3, PEFT) sees the head.
 
 `model(**inputs, distill=DistillRequest(...))` returns a `DistillOutput` instead of logits; every other call is the
 model's own forward. The idea is TRL's fused head (trl/trainer/utils.py, `add_fused_lm_head`).
 
-A batch comes padded and goes through the model packed, one row of all its tokens: a question is several times shorter
-in writing than by voice, and padding would be a third of the work.
+A batch arrives padded and goes through the model packed, as one row of all its tokens: a question is several times
+shorter in writing than in speech, and padding would be a third of the work.
 """
 
 import functools
@@ -21,26 +21,25 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from trainer_ext.loss.alignment import gather_response_labels, gather_response_states
 from trainer_ext.loss.distillation import LossParts, distillation_loss
-from trainer_ext.loss.teacher_targets import Objective, TeacherTargets
+from trainer_ext.loss.objective import Objective
+from trainer_ext.loss.teacher_targets import TeacherTargets
 
 
 class DistillRequest:
-    """What one forward is asked to score, and its answer in full.
+    """The arguments of one loss, and its result in full.
 
-    Not a dataclass: FSDP2 casts the tensors in a dataclass to the run's precision on their way in, and those of an
-    output on their way out. A teacher's signal and the parts of a loss in bfloat16 would be worth little.
+    Not a dataclass: FSDP2 casts the tensors in a dataclass argument to the run's precision, and those of an output
+    back. Teacher targets and loss parts in bfloat16 would lose their digits.
 
     Args:
         labels: (B, T).
-        teacher: its `rows` in the order of the N response tokens of `labels`.
+        teacher: targets whose `teacher_index` is in the order of the N response tokens of `labels`.
 
     Attributes:
         parts: set by the forward.
     """
 
-    def __init__(
-        self, labels: Tensor, teacher: TeacherTargets | None, objective: Objective
-    ) -> None:
+    def __init__(self, labels: Tensor, teacher: TeacherTargets | None, objective: Objective) -> None:
         self.labels = labels
         self.teacher = teacher
         self.objective = objective
@@ -49,56 +48,52 @@ class DistillRequest:
 
 @dataclass
 class HiddenStatesRequest:
-    """What one forward is asked to remember: the states that predict the response tokens."""
+    """A request for the hidden states that predict the response tokens."""
 
     labels: Tensor  # (B, T)
 
 
 @dataclass
 class DistillOutput(ModelOutput):
-    """What carries the gradient out, in the shape that wrappers of models pass on (which wants defaults)."""
+    """Output with the summed loss. A ModelOutput, because DDP, FSDP and PEFT wrappers pass those through."""
 
     total: Tensor = None  # type: ignore[assignment]  # scalar, summed over the N response tokens
 
 
 @dataclass
 class HiddenStatesOutput(ModelOutput):
-    """The answer to a `HiddenStatesRequest`."""
+    """Output of a `HiddenStatesRequest`."""
 
-    states: Tensor = None  # type: ignore[assignment]  # (N, H)
+    hidden_states: Tensor = None  # type: ignore[assignment]  # (N, H)
 
 
-def install_distill_forward(
-    model: PreTrainedModel, pack: Callable[[Tensor, Tensor], dict[str, Any]]
-) -> None:
-    """Teach `model.forward` the argument `distill`; `model` is the base model, not its PEFT wrapper.
+def install_distill_forward(model: PreTrainedModel, pack_rows: Callable[[Tensor, Tensor], dict[str, Any]]) -> None:
+    """Add the argument `distill` to `model.forward`; `model` is the base model, not its PEFT wrapper.
 
-    The head is read as a weight: adapters of its own would stay untrained, and TRL's trainer refuses them.
+    The head is read as a weight: adapters on it would stay untrained, and TRL's trainer refuses them.
 
     Args:
-        pack: `input_ids` and `attention_mask` (B, T) to what the model takes for their S tokens in one row.
+        pack_rows: converts `input_ids` and `attention_mask` (B, T) to the model's inputs for their S tokens in one row.
     """
     original_forward = model.forward
 
     @functools.wraps(type(model).forward)
-    def forward(
-        *args: Any, distill: DistillRequest | HiddenStatesRequest | None = None, **kwargs: Any
-    ) -> Any:
+    def forward(*args: Any, distill: DistillRequest | HiddenStatesRequest | None = None, **kwargs: Any) -> Any:
         if distill is None:
             return original_forward(*args, **kwargs)
         input_ids, attention_mask = kwargs.pop("input_ids"), kwargs.pop("attention_mask")
-        packed = pack(input_ids, attention_mask)
+        packed = pack_rows(input_ids, attention_mask)
         hidden = model.base_model(*args, **packed, **kwargs, use_cache=False).last_hidden_state
-        # A row's first token is never a response's, so that none is predicted by the row before: (1, S, H) -> (N, H).
+        # A row's first token is never part of a response, so no label is predicted by the row before it.
         labels = distill.labels[attention_mask.bool()][None]  # (1, S)
-        states = gather_response_states(hidden, labels)
+        hidden_states = gather_response_states(hidden, labels)  # (1, S, H) -> (N, H)
         if isinstance(distill, HiddenStatesRequest):
-            return HiddenStatesOutput(states=states)
-        head = model.get_output_embeddings().weight  # looked up here: FSDP and PEFT replace it
+            return HiddenStatesOutput(hidden_states=hidden_states)
+        head = model.get_output_embeddings().weight  # read here: FSDP and PEFT replace it
         with maybe_gather_lm_head_ctx(head):
             distill.parts = distillation_loss(
-                states,
-                gather_head(head, states.dtype) if isinstance(head, DTensor) else head,
+                hidden_states,
+                gather_head(head, hidden_states.dtype) if isinstance(head, DTensor) else head,
                 gather_response_labels(labels),
                 distill.teacher,
                 distill.objective,
@@ -109,10 +104,10 @@ def install_distill_forward(
 
 
 def gather_head(head: DTensor, dtype: torch.dtype) -> Tensor:
-    """All of a head that FSDP2 sharded on its own, in the precision of the states that it is multiplied with.
+    """Gather a head that FSDP2 sharded by itself, in the precision of the hidden states.
 
-    Its gradient is averaged over the processes, as FSDP's are. Left to its default, it would be taken for equal on all
-    processes, and each would keep its own tokens'. Cast before it is gathered, half of it has to travel.
+    Its gradient is averaged over processes, as FSDP's are; by default each process would keep the gradient of its own
+    tokens. Cast before the gather, half as many bytes travel.
     """
     part: Any = head.to(dtype)
     return part.full_tensor(grad_placements=[Partial("avg")] * head.device_mesh.ndim)

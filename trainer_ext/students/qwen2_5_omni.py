@@ -1,8 +1,8 @@
-"""Qwen2.5-Omni as a student: the thinker alone, prompted through its own chat template, audio tower frozen.
+"""Qwen2.5-Omni as a student: the thinker alone, prompted by its own chat template, audio tower frozen.
 
-Loads from a published repository (whose talker and token2wav are left on disk) or from a saved thinker; the vision
-tower (0.7 billion parameters) is not kept in memory. Only the tokenizer, the chat template and the Whisper-style
-feature extractor are used: the family's processor would also want torchvision for videos and pads every clip to 300 s.
+Loads from a published repository (talker and token2wav stay on disk) or from a saved thinker; the vision tower (0.7
+billion parameters) is not kept in memory. Only the tokenizer, the chat template and the Whisper-style feature extractor
+are used: the family's processor would also need torchvision for videos, and pads every clip to 300 s.
 """
 
 import json
@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen2_5OmniForConditionalGeneration,
     Qwen2_5OmniThinkerForConditionalGeneration,
@@ -26,53 +27,61 @@ from transformers.utils import cached_file
 
 from data_builders.chat import DEFAULT_SYSTEM
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
-from trainer_ext.students.packed_attention import ROW_ATTENTION
-from trainer_ext.students.qwen2_5_omni_names import to_memory_name
+from trainer_ext.students import qwen2_5_omni_names
+from trainer_ext.students.packed_attention import PACKED_ATTENTION
+from trainer_ext.students.qwen2_5_omni_exports import EXPORT_TARGETS, THINKER_CLASS
+from trainer_ext.students.unloaded_module import UnloadedModule
 from trainer_ext.students.whisper_features import count_frames, extract_features
 
 FULL_MODEL_TYPE = "qwen2_5_omni"
-SPOKEN_RATE_HZ = 24_000
-# With any other system prompt the talker may not work as expected (model card of Qwen/Qwen2.5-Omni-7B).
-SPEAKING_SYSTEM = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
-    "visual inputs, as well as generating text and speech."
-)
+MEL_BYTES_PER_SECOND = 100 * 128 * 4  # frames, mel bins, float32
 
 
 class Qwen2_5OmniStudent:
-    """How one Qwen2.5-Omni checkpoint is spoken to. Holds no weights."""
+    """Encoder and architecture of one Qwen2.5-Omni checkpoint. Holds no weights."""
 
-    # LoRA on the language model only: a bare "q_proj" would also hit the audio tower (and vLLM serves only these).
-    lora_target_modules = (
-        r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    )
-    # Whole and frozen in every recipe, full fine-tuning included.
+    # LoRA on the language model only: a bare "q_proj" would also match the audio tower.
+    lora_target_modules = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     frozen_modules = ("model.audio_tower", "model.visual")
     head_module = "lm_head"
     language_module = "model.language_model"
     unloaded_module = "model.visual"
-    # Unless another one is asked for: rows are packed for the language model alone.
-    attention = {"text_config": ROW_ATTENTION, "audio_config": "sdpa"}
+    # The default: packed rows concern the language model alone.
+    attention = {"text_config": PACKED_ATTENTION, "audio_config": "sdpa"}
+    model_class = THINKER_CLASS
+    card_note = (
+        "The audio tower is untouched. The talker, where the base model has one, was not trained with the new thinker: "
+        "spoken output may be worse than the base model's."
+    )
+    audio_tokens_per_second = 25.0
+    feature_bytes_per_second = MEL_BYTES_PER_SECOND
+    export_targets = EXPORT_TARGETS
+    to_memory_name = staticmethod(qwen2_5_omni_names.to_memory_name)
+    to_checkpoint_name = staticmethod(qwen2_5_omni_names.to_checkpoint_name)
+    # With any other system prompt the talker may not work as expected (model card of Qwen/Qwen2.5-Omni-7B).
+    speaking_system = (
+        "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
+        "visual inputs, as well as generating text and speech."
+    )
+    spoken_rate_hz = 24_000
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        extractor: WhisperFeatureExtractor,
+        feature_extractor: WhisperFeatureExtractor,
         config: PretrainedConfig,
     ) -> None:
         self.tokenizer = tokenizer
-        self.extractor = extractor
+        self.feature_extractor = feature_extractor
         self.config = config
         self.eos_token_id: int = tokenizer.eos_token_id
 
     @classmethod
-    def from_pretrained(
-        cls, name_or_path: str, revision: str | None = None
-    ) -> "Qwen2_5OmniStudent":
-        """Tokenizer, chat template, feature extractor and thinker config of a checkpoint.
+    def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "Qwen2_5OmniStudent":
+        """Load tokenizer, chat template, feature extractor and the thinker's config.
 
         Raises:
-            ValueError: the checkpoint ships no chat template.
+            ValueError: the checkpoint has no chat template.
         """
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
         if tokenizer.chat_template is None:
@@ -83,118 +92,82 @@ class Qwen2_5OmniStudent:
 
     @staticmethod
     def read_config(config: PretrainedConfig) -> PretrainedConfig:
-        """The thinker's part of a checkpoint's config."""
+        """Return the thinker's part of a checkpoint's config."""
         return getattr(config, "thinker_config", config)
 
     @property
     def max_speech_seconds(self) -> float:
-        """The longest clip the model was made for; longer ones are refused, never cut."""
-        return self.extractor.chunk_length
+        """Longest clip the model was made for."""
+        return self.feature_extractor.chunk_length
 
     @property
     def vocab_size(self) -> int:
         return self.config.text_config.vocab_size
 
-    def load_model(
-        self, name_or_path: str, **from_pretrained
-    ) -> Qwen2_5OmniThinkerForConditionalGeneration:
-        """The thinker without its vision tower, audio tower frozen; keyword arguments go to `from_pretrained`."""
-        if from_pretrained.get("attn_implementation") in (None, ROW_ATTENTION):
+    def load_model(self, name_or_path: str, **from_pretrained: Any) -> PreTrainedModel:
+        """Load the thinker without its vision tower, audio tower frozen."""
+        if from_pretrained.get("attn_implementation") in (None, PACKED_ATTENTION):
             from_pretrained["attn_implementation"] = self.attention
-        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-            name_or_path, **from_pretrained
-        )
+        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(name_or_path, **from_pretrained)
         model.generation_config = GenerationConfig(
             eos_token_id=self.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
         )
-        model.set_submodule(
-            self.unloaded_module, UnloadedModule(name_or_path, from_pretrained.get("revision"))
-        )
+        placeholder = UnloadedModule(name_or_path, from_pretrained.get("revision"))
+        model.set_submodule(self.unloaded_module, placeholder)
         for name in self.frozen_modules:
             model.get_submodule(name).requires_grad_(False)
         model.get_submodule("model.audio_tower").register_forward_hook(detach_output)
         return model
 
-    def load_speaking_model(
-        self, name_or_path: str, **from_pretrained
-    ) -> Qwen2_5OmniForConditionalGeneration:
-        """The full model, talker and voices included; its thinker is a student like any other.
-
-        Raises:
-            ValueError: the checkpoint is a thinker alone.
-        """
-        config = AutoConfig.from_pretrained(name_or_path, revision=from_pretrained.get("revision"))
-        if config.model_type != FULL_MODEL_TYPE:
-            raise ValueError(
-                f"{name_or_path} cannot speak: it is a thinker without a talker. Name the full model, or export one "
-                "(recipes/export_omni.py --target omni)"
-            )
-        return Qwen2_5OmniForConditionalGeneration.from_pretrained(name_or_path, **from_pretrained)
-
-    @torch.no_grad()
-    def speak(
-        self, model: Qwen2_5OmniForConditionalGeneration, inputs: dict[str, Tensor], **generate: Any
-    ) -> np.ndarray:
-        """The spoken answer to one question, (samples,) float32 at SPOKEN_RATE_HZ."""
-        talker = model.config.talker_config
-        _, samples = model.generate(
-            **inputs,
-            generation_mode="audio",
-            talker_eos_token_id=[talker.tts_codec_pad_token_id, talker.tts_codec_end_token_id],
-            **generate,
-        )
-        return samples.float().cpu().numpy()
+    def load_unloaded_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Read the vision tower's weights from disk, by their names in memory: a saved student is complete."""
+        placeholder = model.get_submodule(self.unloaded_module)
+        if not isinstance(placeholder, UnloadedModule):
+            return {}
+        files = SafetensorsFiles.from_pretrained(placeholder.name_or_path, placeholder.revision)
+        return {
+            name: files.read(saved)
+            for saved in files.file_of
+            if (name := self.to_memory_name(saved)) and name.startswith(f"{self.unloaded_module}.")
+        }
 
     @staticmethod
-    def make_empty_model(
-        config: PretrainedConfig, dtype: torch.dtype = torch.float32
-    ) -> Qwen2_5OmniThinkerForConditionalGeneration:
-        """The thinker with weights of the right shape that take no memory, to hang adapters on."""
+    def make_empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """Build the thinker with zero-memory placeholder weights."""
         with torch.device("meta"):
             model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(dtype)
         model.set_attn_implementation(Qwen2_5OmniStudent.attention)
         for module in model.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
-                hollow = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
-                module.register_parameter(name, nn.Parameter(hollow, requires_grad=False))
+                placeholder = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
+                module.register_parameter(name, nn.Parameter(placeholder, requires_grad=False))
         return model
 
-    def load_unloaded_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """What `load_model` did not keep of this model, by the names in memory: a saved student wants to be whole."""
-        gap = model.get_submodule(self.unloaded_module)
-        if not isinstance(gap, UnloadedModule):
-            return {}
-        shards = SafetensorsFiles.from_pretrained(gap.name_or_path, gap.revision)
-        return {
-            name: shards.read(on_disk)
-            for on_disk in shards.file_of
-            if (name := to_memory_name(on_disk)) and name.startswith(f"{self.unloaded_module}.")
-        }
-
-    def pack(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-        """Rows (B, T) as one row of their S tokens, no padding: `input_ids` (1, S) and `position_ids` (4, 1, S).
-
-        Positions start at zero in every row, which is how any attention of transformers tells rows apart; ours is told
-        by `row_lengths`. The four grids (text, time, height, width) are alike where there are no pictures: an audio
-        token counts as any other.
-        """
+    def pack_rows(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+        """Pack rows (B, T) into one row of their S tokens: `input_ids` (1, S) and `packed_inputs`."""
         mask = attention_mask.bool()
         positions = (mask.cumsum(dim=-1) - 1)[mask]
-        return {
-            "input_ids": input_ids[mask][None],
-            "position_ids": positions.expand(4, 1, -1),
-            "row_lengths": mask.sum(dim=-1).tolist(),
-        }
+        packed = self.packed_inputs(positions, mask.sum(dim=-1).tolist())
+        return {"input_ids": input_ids[mask][None], **packed}
+
+    @staticmethod
+    def packed_inputs(positions: Tensor, row_lengths: list[int]) -> dict[str, Any]:
+        """Return `position_ids` (4, 1, S) and `row_lengths`.
+
+        Positions start at zero in every row, which is how transformers' attentions tell rows apart; ours reads
+        `row_lengths`. The four grids (text, time, height, width) are equal without pictures.
+        """
+        return {"position_ids": positions.expand(4, 1, -1), "row_lengths": row_lengths}
 
     def encode_text_prompt(self, question: str, system: str) -> list[int]:
-        """Token ids of the question asked in writing, up to where the answer starts."""
+        """Return the token ids of a written question, up to the first token of the response."""
         return self._render([{"type": "text", "text": question}], system)
 
     def encode_speech_prompt(self, samples: int, system: str) -> list[int]:
-        """Token ids of a question asked by a clip of so many samples, one audio token for every 40 ms.
+        """Return the token ids of a question spoken in so many samples, one audio token per 40 ms.
 
         Raises:
-            ValueError: the clip is too short to make one audio token.
+            ValueError: the clip is too short for one audio token.
         """
         length = self.count_audio_tokens(samples)
         if length < 1:
@@ -209,21 +182,21 @@ class Qwen2_5OmniStudent:
         return ids[:start] + [audio] * length + ids[start + 1 :]
 
     def encode_response(self, response: str) -> list[int]:
-        """Token ids the loss scores: the answer and the end of the turn."""
+        """Return the token ids that the loss scores: the answer and the end of the turn."""
         return [*self.tokenizer.encode(response, add_special_tokens=False), self.eos_token_id]
 
     def count_audio_tokens(self, samples: int) -> int:
-        """Audio tokens of a clip: two convolutions' worth of halving, 25 a second (`audio_tower`'s own formula)."""
-        return ((count_frames(samples, self.extractor) - 1) // 2 + 1 - 2) // 2 + 1
+        """Return the audio tokens of a clip: two stride-2 reductions of its frames (the audio tower's own formula)."""
+        return ((count_frames(samples, self.feature_extractor) - 1) // 2 + 1 - 2) // 2 + 1
 
-    def extract_features(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        """What the model's forward takes for clips, by its own names; an empty dict for no clips."""
-        return extract_features(clips, self.extractor) if clips else {}
+    def extract_features(self, clips: list[np.ndarray]) -> dict[str, Tensor]:
+        """Return the model's audio inputs for clips (n,); an empty dict for no clips."""
+        return extract_features(clips, self.feature_extractor) if clips else {}
 
     def save_pretrained(self, folder: str) -> None:
-        """Tokenizer, chat template and feature extractor, beside saved weights."""
+        """Write tokenizer, chat template and feature extractor."""
         self.tokenizer.save_pretrained(folder)
-        self.extractor.save_pretrained(folder)
+        self.feature_extractor.save_pretrained(folder)
 
     def _render(self, content: list[dict[str, str]], system: str) -> list[int]:
         messages = [
@@ -234,32 +207,55 @@ class Qwen2_5OmniStudent:
             messages, add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
 
+    def load_speaking_model(self, name_or_path: str, **from_pretrained: Any) -> PreTrainedModel:
+        """Load the full model, talker and voices included.
 
-def detach_output(tower: nn.Module, inputs: Any, heard: Any) -> Any:
-    """What a frozen tower heard, without the graph behind it.
+        Raises:
+            ValueError: the checkpoint is a thinker alone.
+        """
+        config = AutoConfig.from_pretrained(name_or_path, revision=from_pretrained.get("revision"))
+        if config.model_type != FULL_MODEL_TYPE:
+            raise ValueError(
+                f"{name_or_path} cannot speak: it is a thinker without a talker. Name the full model, or export one "
+                "(recipes/export_omni.py --target omni)"
+            )
+        return Qwen2_5OmniForConditionalGeneration.from_pretrained(name_or_path, **from_pretrained)
 
-    Under gradient checkpointing transformers makes the first layer's output want gradients, also the tower's (it hooks
-    every `get_input_embeddings`), and the whole tower would be computed again and gone back through for nothing.
-    """
-    return type(heard)({name: value.detach() for name, value in heard.items()})
+    def get_student(self, speaking_model: PreTrainedModel) -> PreTrainedModel:
+        """Return the thinker of a full model."""
+        return speaking_model.thinker
 
+    def set_student(self, speaking_model: PreTrainedModel, student: nn.Module) -> None:
+        """Replace the thinker of a full model."""
+        speaking_model.thinker = student
 
-class UnloadedModule(nn.Module):
-    """Stands where the vision tower was, and knows where it is kept."""
-
-    def __init__(self, name_or_path: str, revision: str | None) -> None:
-        super().__init__()
-        self.name_or_path = name_or_path
-        self.revision = revision
-
-    def forward(self, *_, **__):
-        raise RuntimeError(
-            "the vision tower was not loaded: the student reads and hears; load the model by transformers for pictures"
+    @torch.no_grad()
+    def speak(
+        self, model: PreTrainedModel, inputs: dict[str, Tensor], max_new_tokens: int, streamer: Any
+    ) -> np.ndarray:
+        """Return the spoken answer to one question, (samples,) float32; its text goes to `streamer`."""
+        talker = model.config.talker_config
+        _, samples = model.generate(
+            **inputs,
+            generation_mode="audio",
+            talker_eos_token_id=[talker.tts_codec_pad_token_id, talker.tts_codec_end_token_id],
+            thinker_max_new_tokens=max_new_tokens,
+            thinker_streamer=streamer,
         )
+        return samples.float().cpu().numpy()
+
+
+def detach_output(tower: nn.Module, inputs: Any, output: Any) -> Any:
+    """Return the output of a frozen tower without its graph.
+
+    Under gradient checkpointing transformers makes the output of the first layer require gradients, also the tower's
+    (it hooks every `get_input_embeddings`). The tower would be recomputed and differentiated for nothing.
+    """
+    return type(output)({name: value.detach() for name, value in output.items()})
 
 
 def read_chat_template_json(name_or_path: str, revision: str | None) -> str:
-    """The chat template of a repository that keeps it in chat_template.json, which tokenizers do not read."""
+    """Read the chat template of a repository that keeps it in chat_template.json, which tokenizers do not read."""
     file = cached_file(
         name_or_path,
         "chat_template.json",

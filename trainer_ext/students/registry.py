@@ -1,9 +1,9 @@
-"""Which module knows which speech LLM. A new family is one file beside this one and one line here."""
-
-import importlib
-from typing import Any
+"""Student families by `model_type`. A new family is one file in this folder and one line here."""
 
 from transformers import AutoConfig, PretrainedConfig
+
+from data_builders.registry import load_class
+from trainer_ext.students.base import StudentFamily
 
 STUDENTS = {
     "qwen2_5_omni": "trainer_ext.students.qwen2_5_omni:Qwen2_5OmniStudent",
@@ -11,29 +11,22 @@ STUDENTS = {
 }
 
 
-def load_student_family(name_or_path: str, revision: str | None = None) -> Any:
-    """Everything of a student but its weights: prompts, features, limits, how to load and adapt it.
+def load_student_family(name_or_path: str, revision: str | None = None) -> StudentFamily:
+    """Load everything of a student but its weights: prompts, features, limits, structure.
 
     Raises:
-        ValueError: nobody has written this family yet.
+        ValueError: the model type is not registered.
     """
     family, _ = find_student_family(name_or_path, revision)
     return family.from_pretrained(name_or_path, revision=revision)
 
 
-def find_student_family(
-    name_or_path: str, revision: str | None = None
-) -> tuple[Any, PretrainedConfig]:
-    """The class of a student and its config, from config.json alone.
+def find_student_family(name_or_path: str, revision: str | None = None) -> tuple[type[StudentFamily], PretrainedConfig]:
+    """Return the class of a student and the student's config, from config.json alone.
 
     Raises:
-        ValueError: nobody has written this family yet.
+        ValueError: the model type is not registered.
     """
     config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-    if config.model_type not in STUDENTS:
-        raise ValueError(
-            f"{name_or_path} is a {config.model_type!r} model; student families known: {', '.join(STUDENTS)}"
-        )
-    module, _, attribute = STUDENTS[config.model_type].partition(":")
-    family = getattr(importlib.import_module(module), attribute)
+    family = load_class(STUDENTS, config.model_type, f"model_type of {name_or_path}")
     return family, family.read_config(config)

@@ -1,1 +1,1 @@
-"""Whom the student learns from: a model, the student itself with its adapters off, or what was stored of a model."""
+"""Sources of target distributions: a model, the student without its adapters, or stored probabilities of a model."""

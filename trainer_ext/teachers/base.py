@@ -1,9 +1,10 @@
-"""What every kind of teacher offers, in two halves.
+"""Teachers as two Protocols.
 
-The reader works beside the data: it looks at every row before training and puts what the teacher needs into a batch,
-in the data loader's processes. The teacher itself turns that, on the device, into one `TeacherTargets`.
+The encoder runs beside the data, in data loader workers: it validates every row before training and adds the teacher's
+inputs to a batch. The teacher runs on the device and turns these inputs into `TeacherTargets`.
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -12,46 +13,44 @@ from torch import Tensor, nn
 from trainer_ext.loss.teacher_targets import TeacherTargets
 
 
-class Reader(Protocol):
-    """What a teacher reads of a row."""
+class TeacherEncoder(Protocol):
+    """The half in the data loader; it is pickled with the collator."""
 
-    def check_row(self, row: dict[str, Any], response: str, student_ids: list[int]) -> None:
-        """Refuse a row whose response this teacher could not be compared on; ValueError names the row.
+    def check_row(self, row: Mapping[str, Any], response: str, student_ids: list[int]) -> None:
+        """Raise ValueError, naming the row, if the teacher cannot be compared on this response.
 
         Args:
-            row: with its id, question and system prompt.
-            response: the one the run trains on, and `student_ids`, its tokens.
+            row: with id, question and system prompt.
+            student_ids: the response in the student's tokens.
         """
         ...
 
-    def encode(
-        self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str
-    ) -> dict[str, Tensor]:
-        """Tensors for a batch of questions, under keys that start with `teacher_`; responses are token ids."""
+    def encode(self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str) -> dict[str, Tensor]:
+        """Return the teacher's inputs for a batch of questions; keys start with `teacher_`, responses are token ids."""
         ...
 
 
 class Teacher(Protocol):
-    """The device's half. Never trained, never changed by training."""
+    """The half on the device. Training never changes it."""
 
     kind: str
 
     @property
-    def reader(self) -> Reader: ...
+    def encoder(self) -> TeacherEncoder: ...
 
     def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
-        """Settle beside the student that is about to be trained, at the run's temperature.
+        """Prepare to teach a student on its device, at the run's temperature.
 
         Raises:
-            ValueError: it cannot teach this student, or not at this temperature.
+            ValueError: this student cannot be taught, or not at this temperature.
         """
         ...
 
-    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> TeacherTargets:
-        """What it thinks of the M response tokens of a batch.
+    def targets(self, teacher_inputs: dict[str, Tensor], teacher_index: Tensor) -> TeacherTargets:
+        """Compute the targets of the M response tokens of a batch.
 
         Args:
-            asked: what its reader put into the batch.
-            rows: (N,), which of the M tokens each of the student's N is.
+            teacher_inputs: the encoder's part of the batch.
+            teacher_index: (N,), the teacher's token of each of the student's N.
         """
         ...

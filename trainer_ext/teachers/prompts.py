@@ -1,6 +1,6 @@
-"""Questions as a teacher that is a model reads them: in writing, each once, with the response to be judged."""
+"""Teacher inputs for teachers that are models: every question once, in writing, with the response to score."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -8,38 +8,31 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_builders.chat import encode_answer, encode_question
 from trainer_ext.loss.alignment import pad_rows
+from trainer_ext.students.base import StudentEncoder
 
 
 class TeacherPromptEncoder:
-    """Questions in the words of another model: its tokenizer, its chat template."""
+    """Encodes questions with the teacher's own tokenizer and chat template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(
-        cls, name_or_path: str, revision: str | None = None
-    ) -> "TeacherPromptEncoder":
+    def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "TeacherPromptEncoder":
         return cls(AutoTokenizer.from_pretrained(name_or_path, revision=revision))
 
     def encode_prompt(self, question: str, system: str) -> list[int]:
-        """Token ids of the question, up to where the answer starts."""
+        """Return the token ids of the question, up to the first token of the response."""
         return encode_question(self.tokenizer, question, system)
 
-    def check_row(self, row: dict[str, Any], response: str, student_ids: list[int]) -> None:
-        """Refuse a response that the two tokenizers write differently: its distributions could not be compared.
-
-        Raises:
-            ValueError: names the row and the first token they disagree on.
-        """
+    def check_row(self, row: Mapping[str, Any], response: str, student_ids: list[int]) -> None:
+        """Raise ValueError if the two tokenizers encode the response differently: tokens could not be compared."""
         ids = encode_answer(self.tokenizer, response)
         if ids == student_ids:
             return
         length = min(len(ids), len(student_ids))
         at = next((i for i in range(length) if ids[i] != student_ids[i]), length)
-        teacher_token = (
-            self.tokenizer.convert_ids_to_tokens(ids[at]) if at < len(ids) else "nothing"
-        )
+        teacher_token = self.tokenizer.convert_ids_to_tokens(ids[at]) if at < len(ids) else "nothing"
         raise ValueError(
             f"row {row['id']}: the teacher's and the student's tokenizers disagree on response token {at}: "
             f"the student's id {student_ids[at] if at < len(student_ids) else 'none'}, "
@@ -47,38 +40,32 @@ class TeacherPromptEncoder:
             "token: choose a teacher of the student's own tokenizer family, or train with teacher_kind 'none'."
         )
 
-    def encode(
-        self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str
-    ) -> dict[str, Tensor]:
-        return pad_written(
-            self.encode_prompt, rows, responses, self.tokenizer.pad_token_id, padding_side
-        )
+    def encode(self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str) -> dict[str, Tensor]:
+        return pad_prompts(self.encode_prompt, rows, responses, self.tokenizer.pad_token_id, padding_side)
 
 
 class StudentPromptEncoder:
-    """Questions as the student itself reads them in the channel t2t."""
+    """Encodes questions as the student itself reads them in the channel t2t."""
 
-    def __init__(self, family: Any) -> None:
-        self.family = family
+    def __init__(self, student: StudentEncoder) -> None:
+        self.student = student
 
-    def check_row(self, row: dict[str, Any], response: str, student_ids: list[int]) -> None:
-        """Nothing: teacher and student share their tokenizer."""
+    def check_row(self, row: Mapping[str, Any], response: str, student_ids: list[int]) -> None:
+        """Accept every row: teacher and student share their tokenizer."""
 
-    def encode(
-        self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str
-    ) -> dict[str, Tensor]:
-        pad_id = self.family.tokenizer.pad_token_id
-        return pad_written(self.family.encode_text_prompt, rows, responses, pad_id, padding_side)
+    def encode(self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str) -> dict[str, Tensor]:
+        pad_id = self.student.tokenizer.pad_token_id
+        return pad_prompts(self.student.encode_text_prompt, rows, responses, pad_id, padding_side)
 
 
-def pad_written(
+def pad_prompts(
     encode_prompt: Callable[[str, str], list[int]],
     rows: list[dict[str, Any]],
     responses: list[list[int]],
     pad_id: int,
     padding_side: str,
 ) -> dict[str, Tensor]:
-    """`teacher_input_ids`, `teacher_attention_mask` and `teacher_labels` of Q questions, (Q, T') each."""
+    """Return `teacher_input_ids`, `teacher_attention_mask` and `teacher_labels` of Q questions, (Q, T') each."""
     prompts = [encode_prompt(row["question"], row["system"]) for row in rows]
     padded = pad_rows(prompts, responses, pad_id, padding_side)
     return {f"teacher_{key}": value for key, value in padded.items()}

@@ -1,4 +1,4 @@
-"""The student's own text branch, its adapters switched off, as the teacher: no second model in memory."""
+"""The student's own text branch with its adapters switched off as the teacher: no second model in memory."""
 
 from typing import Any
 
@@ -7,26 +7,28 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from trainer_ext.loss.teacher_targets import LiveTargets
+from trainer_ext.students.base import StudentEncoder
 from trainer_ext.students.distill_forward import HiddenStatesRequest
 from trainer_ext.teachers.prompts import StudentPromptEncoder
 
 
 class SelfTeacher:
-    """What the student thought of the written question before it was trained.
+    """The untrained student, reading the written question.
 
-    Ultravox and CORD (arXiv 2601.16547) teach speech this way; what the student has forgotten it cannot teach.
+    Ultravox and CORD (arXiv 2601.16547) teach speech this way. It cannot teach what the student has forgotten.
     """
 
     kind = "self"
 
-    def __init__(self, family: Any) -> None:
-        self.reader = StudentPromptEncoder(family)
+    def __init__(self, student: StudentEncoder) -> None:
+        self.encoder = StudentPromptEncoder(student)
         self.student: Any = None
 
     def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
-        """
+        """Keep a reference to the student.
+
         Raises:
-            ValueError: there is nothing to switch off.
+            ValueError: the student has no adapters to switch off, or trains its head.
         """
         if not isinstance(student, PeftModel):
             raise ValueError(
@@ -35,22 +37,22 @@ class SelfTeacher:
             )
         if student.get_output_embeddings().weight.requires_grad:
             raise ValueError(
-                "teacher_kind 'self' reads with the student's head, which this run trains too "
-                "(modules_to_save): leave the head frozen"
+                "teacher_kind 'self' uses the student's head, which this run trains too (modules_to_save): leave the "
+                "head frozen"
             )
         self.student = student
 
     @torch.no_grad()
-    def signal(self, asked: dict[str, Tensor], rows: Tensor) -> LiveTargets:
+    def targets(self, teacher_inputs: dict[str, Tensor], teacher_index: Tensor) -> LiveTargets:
         training = self.student.training
         self.student.eval()
         try:
             with self.student.disable_adapter():
-                states = self.student(
-                    input_ids=asked["teacher_input_ids"],
-                    attention_mask=asked["teacher_attention_mask"],
-                    distill=HiddenStatesRequest(asked["teacher_labels"]),
-                ).states
+                output = self.student(
+                    input_ids=teacher_inputs["teacher_input_ids"],
+                    attention_mask=teacher_inputs["teacher_attention_mask"],
+                    distill=HiddenStatesRequest(teacher_inputs["teacher_labels"]),
+                )
         finally:
             self.student.train(training)
-        return LiveTargets(rows, states, head=None)
+        return LiveTargets(teacher_index, output.hidden_states, lm_head_weight=None)

@@ -1,11 +1,10 @@
-"""A teacher in memory that writes down what it thinks, for `data_builders.soft_targets.cache`."""
-
-from typing import Any
+"""A teacher in memory that computes soft targets, for `data_builders.soft_targets.cache`."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_builders.chat import TeacherInput
 from data_builders.schema import SoftTarget
 from trainer_ext.loss.alignment import gather_response_states, pad_rows
 from trainer_ext.loss.distillation import Projection
@@ -15,47 +14,43 @@ CHUNK_TOKENS = 256
 
 
 class TopKScorer:
-    """A `LiveTeacher`, which nothing else is beside: load it whole, or wherever it fits.
+    """Scores responses with a `LiveTeacher` that has the device to itself.
 
     Args:
-        vocab_size: over how many of its rows the softmax is taken, those that the student has too.
-        k: ids kept a token.
-        temperatures: for which the mass of all other ids is kept.
+        vocab_size: rows of the head that the softmax is taken over, those that the student has too.
+        k: kept ids per token.
+        temperatures: temperatures to store the mass of all other ids for.
     """
 
-    def __init__(
-        self, teacher: LiveTeacher, vocab_size: int, k: int, temperatures: list[float]
-    ) -> None:
+    def __init__(self, teacher: LiveTeacher, vocab_size: int, k: int, temperatures: list[float]) -> None:
         self.teacher = teacher
-        self.head = teacher.head[:vocab_size]
+        self.lm_head_weight = teacher.lm_head_weight[:vocab_size]
         self.k, self.temperatures = k, temperatures
 
     @torch.no_grad()
-    def score(self, readings: list[Any]) -> list[SoftTarget]:
-        """What it thinks of every reading's response, given its prompt (`prompt_ids`, `response_ids`)."""
+    def score(self, inputs: list[TeacherInput]) -> list[SoftTarget]:
+        """Return the soft targets of each response, given its prompt."""
         batch = pad_rows(
-            [reading.prompt_ids for reading in readings],
-            [reading.response_ids for reading in readings],
+            [teacher_input.prompt_ids for teacher_input in inputs],
+            [teacher_input.response_ids for teacher_input in inputs],
             pad_id=0,
-            padding_side="right",
         )
-        batch = {name: tensor.to(self.head.device) for name, tensor in batch.items()}
-        hidden = self.teacher.read(batch["input_ids"], batch["attention_mask"])
-        states = gather_response_states(hidden, batch["labels"])
-        logits = Projection(self.head, states, torch.float32, min(CHUNK_TOKENS, len(states)))
-        parts = [
-            keep_top_k(
-                logits.project(slice(start, start + CHUNK_TOKENS)), self.k, self.temperatures
-            )
-            for start in range(0, len(states), CHUNK_TOKENS)
+        batch = {name: tensor.to(self.lm_head_weight.device) for name, tensor in batch.items()}
+        hidden = self.teacher.forward(batch["input_ids"], batch["attention_mask"])
+        hidden_states = gather_response_states(hidden, batch["labels"])
+        chunk_tokens = min(CHUNK_TOKENS, len(hidden_states))
+        projection = Projection(self.lm_head_weight, hidden_states, torch.float32, chunk_tokens)
+        chunks = [
+            keep_top_k(projection.project(slice(start, start + CHUNK_TOKENS)), self.k, self.temperatures)
+            for start in range(0, len(hidden_states), CHUNK_TOKENS)
         ]
-        whole = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        ends = np.cumsum([len(reading.response_ids) for reading in readings])[:-1]
-        return [SoftTarget(*rows) for rows in zip(*(np.split(a, ends) for a in whole), strict=True)]
+        arrays = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+        ends = np.cumsum([len(teacher_input.response_ids) for teacher_input in inputs])[:-1]
+        return [SoftTarget(*rows) for rows in zip(*(np.split(a, ends) for a in arrays), strict=True)]
 
 
 def keep_top_k(logits: Tensor, k: int, temperatures: list[float]) -> SoftTarget:
-    """The k likeliest ids of logits (T, V) with their log-probabilities, and the log-mass of the rest."""
+    """Return the k likeliest ids of logits (T, V), their log-probabilities, and the log mass of the rest."""
     log_probs = logits.log_softmax(dim=-1)
     kept, ids = log_probs.topk(k)
     tails = []

@@ -1,6 +1,6 @@
-"""Whisper, by the pipeline of transformers: an independent ear for whatever is said.
+"""Whisper by the pipeline of transformers: transcribes any speech.
 
-Any `automatic-speech-recognition` model of the Hub serves; the recipes take openai/whisper-large-v3-turbo.
+Any `automatic-speech-recognition` model of the Hub works; the recipes use openai/whisper-large-v3-turbo.
 """
 
 from typing import ClassVar
@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from transformers import pipeline
 
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import VerificationArguments
 from data_builders.schema import SPEECH_RATE_HZ
 
 BATCH_SIZE = 16
 WINDOW_SECONDS = 30
 
 
-class WhisperRecogniser:
+class WhisperRecognizer:
     """One model in memory, on the GPU where there is one."""
 
     name = "whisper"
-    set_size: ClassVar[int | None] = None  # it does not need to be told what may be said
+    set_size: ClassVar[int | None] = None  # transcribes freely
 
     def __init__(self, model: str) -> None:
         on_gpu = torch.cuda.is_available()
@@ -35,19 +35,19 @@ class WhisperRecogniser:
         self._generate = {"language": "en", "task": "transcribe"} if multilingual else {}
 
     @classmethod
-    def from_arguments(cls, arguments: BuildArguments) -> "WhisperRecogniser":
+    def from_arguments(cls, arguments: VerificationArguments) -> "WhisperRecognizer":
         return cls(arguments.recognizer_model)
 
-    def hear(self, clips: list[np.ndarray], sentences: list[str]) -> list[str]:
-        """What each clip (n,) at 16 kHz says."""
-        told = self._pipeline(
+    def transcribe(self, clips: list[np.ndarray], allowed_sentences: list[str]) -> list[str]:
+        """Return a transcript of each clip (n,) at 16 kHz; `allowed_sentences` are not used."""
+        transcripts = self._pipeline(
             [{"raw": clip, "sampling_rate": SPEECH_RATE_HZ} for clip in clips],
             batch_size=BATCH_SIZE,
             generate_kwargs=self._generate,
-            # Beyond its 30 s window Whisper goes from timestamp to timestamp.
+            # Beyond its 30 s window Whisper advances by timestamps.
             return_timestamps=max(map(len, clips)) > WINDOW_SECONDS * SPEECH_RATE_HZ,
         )
-        return [entry["text"].strip() for entry in told]
+        return [transcript["text"].strip() for transcript in transcripts]
 
     def close(self) -> None:
         del self._pipeline

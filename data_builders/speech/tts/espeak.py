@@ -1,8 +1,8 @@
-"""espeak-ng: formant synthesis, small, fast and exact; the engine that needs no download.
+"""espeak-ng: formant synthesis, small, fast and repeatable; needs no download.
 
-A voice is written `variant[/words_per_minute[/pitch]]`: "en-us", "en-gb-scotland+f2/150/40". Both ways to run it give
-the same interface: the library of the package `espeakng-loader` in a helper process (210 short clips a second on
-one core), or the system's `espeak-ng` program, one process per utterance.
+A voice is written `variant[/words_per_minute[/pitch]]`: "en-us", "en-gb-scotland+f2/150/40". The engine runs the
+library of the package `espeakng-loader` in a helper process (210 short clips per second and core), or else the system's
+`espeak-ng` program, one process per utterance.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import SpeechArguments
 from data_builders.clients.concurrent import TemporaryFailure
 
 HELPER = Path(__file__).with_name("espeak_helper.py")
@@ -42,14 +42,12 @@ class EspeakVoice(NamedTuple):
             )
         parsed = cls(variant, *map(int, numbers))
         if not (80 <= parsed.words_per_minute <= 450 and 0 <= parsed.pitch <= 99):
-            raise ValueError(
-                f"espeak voice {voice!r}: words per minute must be 80-450 and pitch 0-99"
-            )
+            raise ValueError(f"espeak voice {voice!r}: words per minute must be 80-450 and pitch 0-99")
         return parsed
 
 
 class EspeakEngine:
-    """Speech by espeak-ng. One call at a time per engine; build one engine per worker process.
+    """Runs espeak-ng, one call at a time; every worker process has an engine of its own.
 
     Raises:
         RuntimeError: neither the package nor the program is installed.
@@ -59,7 +57,7 @@ class EspeakEngine:
     in_flight = 1
 
     @classmethod
-    def from_arguments(cls, arguments: BuildArguments) -> "EspeakEngine":
+    def from_arguments(cls, arguments: SpeechArguments) -> "EspeakEngine":
         return cls()
 
     def __init__(self) -> None:
@@ -75,14 +73,14 @@ class EspeakEngine:
                 )
 
     def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:
-        """Speak `text`.
+        """Synthesize `text`.
 
         Returns:
             samples (n,) float32 in [-1, 1], and the sampling rate in Hz.
 
         Raises:
             ValueError: nothing to say, no such voice, or espeak-ng failed on this text.
-            TemporaryFailure: its helper died; the next call starts another.
+            TemporaryFailure: the helper process died; the next call starts another.
         """
         if not text.strip():
             raise ValueError("cannot speak an empty text")
@@ -91,19 +89,17 @@ class EspeakEngine:
         parsed = EspeakVoice.parse(voice)
         with self._lock:
             if self._program is not None:
-                return self._speak_by_program(self._program, text, parsed)
-            return self._speak_by_helper(text, parsed)
+                return self._run_program(self._program, text, parsed)
+            return self._ask_helper(text, parsed)
 
     def close(self) -> None:
-        """Stop the helper process; the next call would start another."""
+        """Stop the helper process; a later call starts another."""
         if self._helper is not None:
             self._helper.kill()
             self._helper.communicate()
             self._helper = None
 
-    def _speak_by_program(
-        self, program: str, text: str, voice: EspeakVoice
-    ) -> tuple[np.ndarray, int]:
+    def _run_program(self, program: str, text: str, voice: EspeakVoice) -> tuple[np.ndarray, int]:
         command = [
             program,
             "-v",
@@ -123,12 +119,10 @@ class EspeakEngine:
         except subprocess.TimeoutExpired as error:
             raise ValueError(f"espeak-ng did not finish in {TIMEOUT_SECONDS:g} s") from error
         if done.returncode != 0:
-            raise ValueError(
-                f"espeak-ng failed on {text[:60]!r}: {done.stderr.decode(errors='replace').strip()}"
-            )
+            raise ValueError(f"espeak-ng failed on {text[:60]!r}: {done.stderr.decode(errors='replace').strip()}")
         return soundfile.read(io.BytesIO(done.stdout), dtype="float32")
 
-    def _speak_by_helper(self, text: str, voice: EspeakVoice) -> tuple[np.ndarray, int]:
+    def _ask_helper(self, text: str, voice: EspeakVoice) -> tuple[np.ndarray, int]:
         if self._helper is None:
             self._helper = subprocess.Popen(
                 [sys.executable, str(HELPER)],
@@ -151,9 +145,7 @@ class EspeakEngine:
         status, length = struct.unpack("<cI", self._read(5))
         answer = self._read(length)
         if status != b"+":
-            raise ValueError(
-                f"espeak-ng failed on {text[:60]!r}: {answer.decode(errors='replace')}"
-            )
+            raise ValueError(f"espeak-ng failed on {text[:60]!r}: {answer.decode(errors='replace')}")
         return np.frombuffer(answer, dtype="<i2").astype(np.float32) / 32768, self._rate_hz
 
     def _read(self, length: int) -> bytes:
@@ -162,5 +154,5 @@ class EspeakEngine:
         data = self._helper.stdout.read(length)
         if len(data) < length:
             self.close()
-            raise TemporaryFailure("the espeak-ng helper process died; its last words are above")
+            raise TemporaryFailure("the espeak-ng helper process died; its messages are above")
         return data

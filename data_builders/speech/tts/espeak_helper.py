@@ -1,12 +1,11 @@
-"""The process that holds espeak-ng: reads requests, forks once per utterance, answers with samples.
+"""Helper process around espeak-ng: reads requests, forks once per utterance, writes samples.
 
 The library is neither thread-safe nor repeatable within a process (the second utterance differs from the same
-utterance spoken first), so this process loads it, never speaks itself, and forks a child for every request:
-equal requests give equal samples in any order, a crash or a hang costs one utterance, and the GPL code stays
-behind a pipe.
+utterance spoken first). So this process loads it, never synthesizes itself, and forks a child per request: equal
+requests give equal samples in any order, a crash or a hang costs one utterance, and the GPL code stays behind a pipe.
 
     stdin    one JSON object a line: {"text", "voice", "words_per_minute", "pitch", "timeout_seconds"}
-    stdout   once: uint32 sampling rate; then per request: b"+" or b"-", uint32 length, PCM16 or the error's text
+    stdout   once: uint32 sampling rate; then per request: b"+" or b"-", uint32 length, PCM16 or the error message
 
 Started by `espeak.py`; needs only the package `espeakng-loader`.
 """
@@ -32,19 +31,19 @@ SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, c
 
 
 def load_library() -> tuple[ctypes.CDLL, int]:
-    """The initialized library and its sampling rate in Hz."""
+    """Return the initialized library and its sampling rate in Hz."""
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data_folder = bytes(Path(espeakng_loader.get_data_path()).parent)
     rate_hz = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data_folder, 0)
     if rate_hz <= 0:
         raise RuntimeError(f"espeak_Initialize failed with {rate_hz}")
-    # Reads the files of all voices, which every child would do again: 3 of 6 ms an utterance.
+    # Reads the files of all voices once; otherwise every child does, 3 of 6 ms per utterance.
     library.espeak_ListVoices(None)
     return library, rate_hz
 
 
-def speak(library: ctypes.CDLL, request: dict) -> bytes:
-    """PCM16 mono samples of one utterance."""
+def synthesize(library: ctypes.CDLL, request: dict) -> bytes:
+    """Return the PCM16 mono samples of one utterance."""
     pieces: list[bytes] = []
 
     def collect(samples, count, _events):
@@ -58,42 +57,39 @@ def speak(library: ctypes.CDLL, request: dict) -> bytes:
         raise ValueError(f"espeak-ng has no voice {request['voice']!r}")
     library.espeak_SetParameter(PARAMETER_RATE, request["words_per_minute"], 0)
     library.espeak_SetParameter(PARAMETER_PITCH, request["pitch"], 0)
-    # Breathy variants (f2 is one) draw noise, from a seed that is the time of day unless it is set.
+    # Breathy variants (f2 is one) draw noise; the default seed is the time of day.
     library.espeak_ng_SetRandSeed(ctypes.c_long(SEED))
     text = request["text"].encode()
-    if (
-        library.espeak_Synth(text, len(text) + 1, 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None)
-        != 0
-    ):
+    if library.espeak_Synth(text, len(text) + 1, 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None) != 0:
         raise RuntimeError("espeak_Synth failed")
     library.espeak_Synchronize()
     return b"".join(pieces)
 
 
-def answer_in_fork(library: ctypes.CDLL, request: dict) -> bytes:
-    """b"+" and the samples, or b"-" and what went wrong."""
+def synthesize_in_fork(library: ctypes.CDLL, request: dict) -> bytes:
+    """Return b"+" and the samples, or b"-" and the error message."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         try:
-            answer = b"+" + speak(library, request)
+            response = b"+" + synthesize(library, request)
         except Exception as error:
-            answer = b"-" + str(error).encode()
+            response = b"-" + str(error).encode()
         with os.fdopen(writer, "wb") as pipe:
-            pipe.write(answer)
+            pipe.write(response)
         os._exit(0)
     os.close(writer)
-    heard = read_until_closed(reader, time.monotonic() + request["timeout_seconds"])
-    if heard is None:
+    received = read_until_closed(reader, time.monotonic() + request["timeout_seconds"])
+    if received is None:
         os.kill(child, signal.SIGKILL)
-        heard = b"-espeak-ng did not finish in %g s" % request["timeout_seconds"]
+        received = b"-espeak-ng did not finish in %g s" % request["timeout_seconds"]
     _, status = os.waitpid(child, 0)
-    return heard or b"-espeak-ng died (wait status %d)" % status
+    return received or b"-espeak-ng died (wait status %d)" % status
 
 
 def read_until_closed(reader: int, deadline: float) -> bytes | None:
-    """Everything written to the pipe, or None when the deadline passes first."""
+    """Return everything written to the pipe; None when the deadline passes first."""
     pieces: list[bytes] = []
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         while True:
@@ -112,8 +108,8 @@ def main() -> None:
     output.write(struct.pack("<I", rate_hz))
     output.flush()
     for line in sys.stdin.buffer:
-        answer = answer_in_fork(library, json.loads(line))
-        output.write(answer[:1] + struct.pack("<I", len(answer) - 1) + answer[1:])
+        response = synthesize_in_fork(library, json.loads(line))
+        output.write(response[:1] + struct.pack("<I", len(response) - 1) + response[1:])
         output.flush()
 
 

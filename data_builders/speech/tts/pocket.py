@@ -1,13 +1,13 @@
-"""Kyutai's Pocket TTS: a neural voice of 100 million parameters that runs on a CPU and clones a voice from a clip.
+"""Kyutai's Pocket TTS: 100 million parameters, runs on a CPU, clones a voice from a clip.
 
-`pip install pocket-tts`; weights come from the Hub. A voice is one of its names ("alba"), or a clip's path or URL. The
-model samples: the seed is a function of text and voice, so that equal calls give equal clips, but for the last bit.
+`pip install -e ".[pocket]"`; weights come from the Hub. A voice is a name ("alba"), or a clip's path or URL. The model
+samples with a seed that is a function of text and voice, so equal calls give equal clips up to the last bit.
 """
 
 import numpy as np
 import torch
 
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import SpeechArguments
 from data_builders.storage.call_cache import content_key
 
 DEFAULT_MODEL = "english"
@@ -17,7 +17,7 @@ class PocketEngine:
     """One model in memory; one call at a time, on all cores.
 
     Args:
-        model: a language of the package, or the path of a config of one's own.
+        model: a language of the package, or the path of a YAML config.
     """
 
     name = "pocket"
@@ -31,11 +31,11 @@ class PocketEngine:
         self._voices: dict[str, object] = {}
 
     @classmethod
-    def from_arguments(cls, arguments: BuildArguments) -> "PocketEngine":
+    def from_arguments(cls, arguments: SpeechArguments) -> "PocketEngine":
         return cls(arguments.speech_model or DEFAULT_MODEL)
 
     def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:
-        """Speak `text`; see `SpeechEngine`."""
+        """Synthesize `text`; see `SpeechEngine`."""
         if not text.strip():
             raise ValueError("cannot speak an empty text")
         if voice not in self._voices:

@@ -1,6 +1,6 @@
-"""Speech by any server with OpenAI's interface, POST /v1/audio/speech; recipes/speech_service is one, with CosyVoice.
+"""Speech of any server with OpenAI's POST /v1/audio/speech; recipes/speech_service is one, with CosyVoice.
 
-A voice is written `name[/speed]`: "alice", "alice/1.1". Answers are WAV or FLAC of any sampling rate.
+A voice is written `name[/speed]`: "alice", "alice/1.1". Responses are WAV or FLAC of any sampling rate.
 """
 
 import io
@@ -8,7 +8,7 @@ import io
 import numpy as np
 import soundfile
 
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import SpeechArguments
 from data_builders.clients.openai import connect, map_request_errors
 
 TIMEOUT_SECONDS = 300.0
@@ -19,7 +19,7 @@ class ServerEngine:
 
     Args:
         base_url: for instance http://localhost:8001/v1
-        model: which of its models.
+        model: its name at the server.
         in_flight: requests at a time.
     """
 
@@ -30,28 +30,26 @@ class ServerEngine:
         self._client = connect(base_url, TIMEOUT_SECONDS)
 
     @classmethod
-    def from_arguments(cls, arguments: BuildArguments) -> "ServerEngine":
+    def from_arguments(cls, arguments: SpeechArguments) -> "ServerEngine":
         assert arguments.speech_base_url is not None
         return cls(arguments.speech_base_url, arguments.speech_model, arguments.speech_concurrency)
 
     def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:
-        """Speak `text`; see `SpeechEngine`."""
+        """Synthesize `text`; see `SpeechEngine`."""
         name, _, speed = voice.partition("/")
         try:
             rate = float(speed or 1)
         except ValueError as error:
-            raise ValueError(
-                f"voice {voice!r}: write name[/speed], for example alice/1.1"
-            ) from error
+            raise ValueError(f"voice {voice!r}: write name[/speed], for example alice/1.1") from error
         with map_request_errors(self.base_url):
-            answer = self._client.audio.speech.create(
+            response = self._client.audio.speech.create(
                 model=self.model, input=text, voice=name, response_format="wav", speed=rate
             )
-            body = answer.read()
+            body = response.read()
         try:
             return soundfile.read(io.BytesIO(body), dtype="float32")
         except soundfile.LibsndfileError as error:
-            raise ValueError(f"{self.base_url} answered with no sound file: {error}") from error
+            raise ValueError(f"{self.base_url} sent no sound file: {error}") from error
 
     def close(self) -> None:
         self._client.close()

@@ -1,19 +1,19 @@
-"""Questions in, pairs out: resumable, named by content, whole or not there."""
+"""Tests of a build in this process: rows, caches, folders and errors."""
 
 import dataclasses
 import io
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import soundfile
 from datasets import Audio
-from transformers import AutoModelForCausalLM
 
 import data_builders.answers.local_model
+import data_builders.causal_lm
 import data_builders.pipeline.stages
-from data_builders.arguments import BuildArguments, DataArguments
+from data_builders.arguments import DataArguments, QuestionArguments
+from data_builders.causal_lm import TeacherSettings
 from data_builders.pairs import build_pairs, load_pairs
 from data_builders.questions.read import read_questions
 from data_builders.questions.select import select_questions
@@ -21,13 +21,11 @@ from data_builders.schema import FEATURES, SPEECH_RATE_HZ
 from data_builders.speech.tts.espeak import EspeakEngine
 from data_builders.storage.call_cache import CallCache, content_key
 from data_builders.storage.dataset_folder import load_dataset_folder
-
-LAB = Path(__file__).parents[3] / "recipes" / "tiny_lab"
-TEACHER = str(LAB / "teacher")
+from tests.support.lab import TEACHER
 
 
-def test_a_row_is_one_question_asked_twice(pairs):
-    """Columns, types and rates that training relies on."""
+def test_a_row_has_the_question_as_text_and_as_speech(pairs):
+    """Prevents: columns, types or sample rates that training does not expect."""
     assert pairs["train"].features == FEATURES == pairs["test"].features
     for row in pairs["train"]:
         clip = soundfile.info(io.BytesIO(row["speech"]["bytes"]))
@@ -40,46 +38,40 @@ def test_a_row_is_one_question_asked_twice(pairs):
 
 
 def test_test_questions_and_voices_are_never_trained_on(pairs):
-    """A gap measured on trained questions or voices is a measure of memory."""
+    """Prevents: a modality gap measured on trained questions or voices, which would measure memory."""
     for column in ("question", "voice"):
         assert not set(pairs["train"][column]) & set(pairs["test"][column])
 
 
 def test_a_second_build_does_no_work(data_arguments, pairs, monkeypatch):
-    """Hours of synthesis and generation are paid for once, even when the finished folder was deleted."""
+    """Prevents: paying twice for synthesis and generation, also after the finished folder was deleted."""
 
     def refuse(*_, **__):
         raise AssertionError("this was already done")
 
     monkeypatch.setattr(data_builders.pipeline.stages, "load_engine", refuse)
-    monkeypatch.setattr(
-        data_builders.answers.local_model.AutoModelForCausalLM, "from_pretrained", refuse
-    )
-    folder = build_pairs(data_arguments, TEACHER)
+    monkeypatch.setattr(data_builders.causal_lm.AutoModelForCausalLM, "from_pretrained", refuse)
+    folder = build_pairs(data_arguments, TeacherSettings(TEACHER))
     shutil.rmtree(folder)
-    assert build_pairs(data_arguments, TEACHER) == folder
+    assert build_pairs(data_arguments, TeacherSettings(TEACHER)) == folder
     assert load_dataset_folder(str(folder))["train"][:] == pairs["train"][:]
 
 
 def test_another_voice_redoes_speech_alone(data_arguments, pairs, monkeypatch):
-    """Answers cost more than speech and do not depend on it."""
+    """Prevents: generating all answers again when only the speech settings change."""
 
     def refuse(*_, **__):
         raise AssertionError("answers do not depend on voices")
 
-    monkeypatch.setattr(
-        data_builders.answers.local_model.AutoModelForCausalLM, "from_pretrained", refuse
-    )
+    monkeypatch.setattr(data_builders.causal_lm.AutoModelForCausalLM, "from_pretrained", refuse)
     other = dataclasses.replace(data_arguments, test_voices=["en-gb-x-rp+m7"])
-    folder = build_pairs(other, TEACHER)
-    assert folder != build_pairs(data_arguments, TEACHER)
+    folder = build_pairs(other, TeacherSettings(TEACHER))
+    assert folder != build_pairs(data_arguments, TeacherSettings(TEACHER))
     assert set(load_dataset_folder(str(folder))["test"]["voice"]) == {"en-gb-x-rp+m7"}
 
 
-def test_a_build_killed_between_clips_keeps_what_was_spoken(
-    data_arguments, pairs, tmp_path, monkeypatch
-):
-    """A power cut at 39,000 of 40,000 clips."""
+def test_a_build_killed_between_clips_keeps_the_finished_clips(data_arguments, pairs, tmp_path, monkeypatch):
+    """Prevents: losing 39,000 clips of 40,000 to a power cut."""
     arguments = dataclasses.replace(data_arguments, cache_dir=str(tmp_path))
     spoken = []
 
@@ -100,11 +92,11 @@ def test_a_build_killed_between_clips_keeps_what_was_spoken(
 
     monkeypatch.setattr(data_builders.pipeline.stages, "load_engine", lambda _: Dying(5))
     with pytest.raises(KeyboardInterrupt):
-        build_pairs(arguments, TEACHER)
+        build_pairs(arguments, TeacherSettings(TEACHER))
     assert not list(tmp_path.rglob("*.parquet.*"))
     assert not list(tmp_path.rglob("manifest.json"))
     monkeypatch.setattr(data_builders.pipeline.stages, "load_engine", lambda _: Dying(-1))
-    folder = build_pairs(arguments, TEACHER)
+    folder = build_pairs(arguments, TeacherSettings(TEACHER))
     assert len(spoken) == len(pairs["train"]) + len(pairs["test"])
     assert load_dataset_folder(str(folder))["test"]["speech"] == pairs["test"]["speech"]
 
@@ -119,28 +111,26 @@ def test_a_build_killed_between_clips_keeps_what_was_spoken(
     ],
 )
 def test_a_bad_question_is_named_before_anything_starts(tmp_path, rows, message):
-    """Synthesis of 40,000 rows, then an error about the first."""
+    """Prevents: an error about the first row after 40,000 rows were synthesized."""
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=message):
-        select_questions(
-            BuildArguments(questions=str(file), cache_dir=str(tmp_path), filter_unspeakable=False)
-        )
+        select_questions(QuestionArguments(questions=str(file), filter_unspeakable=False), (1, 1), "1MB", tmp_path)
 
 
-def test_numbers_and_words_of_a_csv_file_become_what_the_columns_hold(tmp_path):
-    """An answer 4 read as an integer stopped the build after hours of synthesis; channels were read by the letter."""
+def test_csv_values_are_converted_to_the_column_types(tmp_path):
+    """Prevents: an answer "4" read as an integer, which stopped a build after hours of synthesis; channels split into
+    letters.
+    """
     file = tmp_path / "questions.csv"
-    file.write_text(
-        "question,reference,channels\nWhat is two plus two?,4,s2t\nAnd one plus one?,2,t2t s2t\n"
-    )
+    file.write_text("question,reference,channels\nWhat is two plus two?,4,s2t\nAnd one plus one?,2,t2t s2t\n")
     prompts = list(read_questions(str(file)))
     assert [prompt["reference"] for prompt in prompts] == ["4", "2"]
     assert [prompt["channels"] for prompt in prompts] == [["s2t"], ["t2t", "s2t"]]
 
 
 def test_a_missing_file_is_named(tmp_path):
-    """Not a lookup of "questions.jsonl" on the Hub."""
+    """Prevents: a lookup of "questions.jsonl" on the Hub when the local file is missing."""
     with pytest.raises(ValueError, match=r"there is no file .*questions\.jsonl"):
         list(read_questions(str(tmp_path / "questions.jsonl")))
 
@@ -155,20 +145,20 @@ def test_a_missing_file_is_named(tmp_path):
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(arguments, message):
-    """Two sources of rows, or a voice on both sides."""
+    """Prevents: two sources of rows, or one voice in both the train and the test split."""
     with pytest.raises(ValueError, match=message):
         DataArguments(**arguments)
 
 
 def test_a_finished_data_set_is_read_from_its_folder(data_arguments, pairs):
-    """What was built once, or downloaded, needs no teacher."""
-    folder = build_pairs(data_arguments, TEACHER)
+    """Prevents: loading a teacher for a data set that is already built or downloaded."""
+    folder = build_pairs(data_arguments, TeacherSettings(TEACHER))
     again = load_pairs(DataArguments(dataset_name=str(folder)), None)
     assert again["train"][0] == pairs["train"][0]
 
 
 def test_an_audio_column_is_never_decoded(pairs, tmp_path):
-    """Data sets of others decode by default, which needs torchcodec and hands out no bytes."""
+    """Prevents: a dependency on torchcodec: `datasets` decodes audio by default and then returns no bytes."""
     decoding = pairs.cast_column("speech", Audio(sampling_rate=SPEECH_RATE_HZ))
     decoding.save_to_disk(str(tmp_path / "theirs"))
     again = load_pairs(DataArguments(dataset_name=str(tmp_path / "theirs")), None)
@@ -176,52 +166,52 @@ def test_an_audio_column_is_never_decoded(pairs, tmp_path):
 
 
 def test_a_data_set_without_a_train_split_is_refused(pairs, tmp_path):
-    """A plain `Dataset` saved to disk has no splits to look in."""
+    """Prevents: a late KeyError for a plain `Dataset` saved to disk, which has no splits."""
     pairs["train"].save_to_disk(str(tmp_path / "plain"))
     with pytest.raises(ValueError, match="has no split 'train'"):
         load_pairs(DataArguments(dataset_name=str(tmp_path / "plain")), None)
 
 
-def test_a_published_models_own_settings_do_not_shape_its_answers(data_arguments, pairs, tmp_path):
-    """Qwen2.5-Instruct ships a repetition penalty, which `generate` mixes into what one asks for."""
+def test_the_generation_config_of_a_model_does_not_change_its_answers(data_arguments, pairs, tmp_path):
+    """Prevents: the repetition penalty of Qwen2.5-Instruct, which `generate` merges into the requested settings."""
     other = tmp_path / "teacher"
     shutil.copytree(TEACHER, other)
     settings = other / "generation_config.json"
     settings.write_text(json.dumps({"repetition_penalty": 9.0, "do_sample": True}))
     arguments = dataclasses.replace(data_arguments, cache_dir=str(tmp_path / "data"))
-    again = load_pairs(arguments, str(other))
+    again = load_pairs(arguments, TeacherSettings(str(other)))
     assert again["test"]["teacher_response"] == pairs["test"]["teacher_response"]
 
 
-def test_the_journal_survives_and_tells_what_is_missing(tmp_path):
-    """Keys are content: another setting misses, the same setting hits, in another process too."""
-    journal = CallCache(tmp_path / "journal.sqlite")
+def test_cache_entries_survive_a_process_and_depend_on_every_setting(tmp_path):
+    """Prevents: a hit for other settings, or a miss for equal ones in another process."""
+    cache = CallCache(tmp_path / "cache.sqlite")
     one, two = content_key("speech", "en-us", "Hello?"), content_key("speech", "en-gb", "Hello?")
-    journal.put(one, b"clip")
-    journal.close()
-    again = CallCache(tmp_path / "journal.sqlite")
+    cache.put(one, b"clip")
+    cache.close()
+    again = CallCache(tmp_path / "cache.sqlite")
     assert again.missing([one, two, two]) == [two]
     assert again.get(one) == b"clip"
     assert again.get(two) is None
 
 
-def test_the_teacher_is_loaded_as_it_fits_and_only_to_answer(data_arguments, tmp_path):
-    """The data set of a 12 GB card's recipe is answered by a 15 GB teacher, or by nobody."""
+def test_the_teacher_is_loaded_only_to_answer(data_arguments, tmp_path, monkeypatch):
+    """Prevents: a 15 GB teacher loaded for answers that are cached; answers of one precision taken for another's."""
     loaded = []
+    load = data_builders.answers.local_model.load_causal_lm
 
-    def load():
-        loaded.append(1)
-        return AutoModelForCausalLM.from_pretrained(TEACHER)
+    def count(settings):
+        loaded.append(settings.load_in_4bit)
+        return load(settings)
 
+    monkeypatch.setattr(data_builders.answers.local_model, "load_causal_lm", count)
     arguments = dataclasses.replace(data_arguments, cache_dir=str(tmp_path))
-    built = load_pairs(arguments, TEACHER, load_teacher=load)
-    assert loaded == [1]
-    again = load_pairs(
-        dataclasses.replace(arguments, test_voices=["en-us+f4"]), TEACHER, load_teacher=load
-    )
-    assert loaded == [1]
+    built = load_pairs(arguments, TeacherSettings(TEACHER))
+    assert loaded == [False]
+    again = load_pairs(dataclasses.replace(arguments, test_voices=["en-us+f4"]), TeacherSettings(TEACHER))
+    assert loaded == [False]
     assert again["train"]["teacher_response"] == built["train"]["teacher_response"]
-    in_4bit = load_pairs(arguments, TEACHER, load_teacher=load, teacher_precision="in 4-bit")
-    assert loaded == [1, 1]  # the answers of a quantized teacher are not those of the whole one
+    in_4bit = load_pairs(arguments, TeacherSettings(TEACHER, dtype="float32", load_in_4bit=True))
+    assert loaded == [False, True]
     assert "in 4-bit" in in_4bit["train"]["teacher"][0]
     assert "in 4-bit" not in built["train"]["teacher"][0]

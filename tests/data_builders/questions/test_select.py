@@ -1,37 +1,43 @@
-"""Which questions stay, why the others go, and which channels they train."""
+"""Tests of the selection of questions, its reasons, and the assignment of channels."""
 
 import collections
-import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from data_builders.arguments import BuildArguments
 from data_builders.questions.duplicates import NearDuplicates
 from data_builders.questions.select import select_questions
 from data_builders.questions.speakability import SpeakabilityFilter
 from data_builders.questions.text_normalization import normalize_for_tts
+from data_builders.speech.recordings import recordings_per_split
+from tests.support.lab import write_questions
 from tests.support.open_orca import write_rows
+from tests.support.settings import make_settings
 
 LABELS = Path(__file__).with_name("speakability_labels.tsv")
 OPEN_ORCA = {"columns": ["system=system_prompt", "gold_response=response"]}
 
 
+def select(file, tmp_path, **changes):
+    settings = make_settings(questions=str(file), cache_dir=str(tmp_path / "data"), **changes)
+    recordings = recordings_per_split(settings.speech)
+    cache_dir = Path(settings.pipeline.cache_dir)
+    return select_questions(settings.questions, recordings, settings.pipeline.max_shard_size, cache_dir, quiet=True)
+
+
 def make(tmp_path, rows, **changes):
-    file = tmp_path / "questions.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return select_questions(
-        BuildArguments(questions=str(file), cache_dir=str(tmp_path / "data"), **changes), quiet=True
-    )
+    return select(write_questions(tmp_path / "questions.jsonl", rows), tmp_path, **changes)
 
 
 def read(plan):
     return [row for shard in plan.shards for row in plan.read(shard)]
 
 
-def test_the_filter_agrees_with_people():
-    """Hours of speech of tables and code; or a data set of nothing but trivia. The labels are older than the filter."""
+def test_the_filter_agrees_with_human_labels():
+    """Prevents: hours of speech of tables and code, or a data set of trivia alone. The labels are older than the
+    filter.
+    """
     judge = SpeakabilityFilter(max_words=60, max_seconds=25)
     lines = [line.rstrip("\n").split("\t") for line in LABELS.read_text().splitlines()]
     assert len(lines) >= 200
@@ -46,19 +52,19 @@ def test_the_filter_agrees_with_people():
     ("question", "reason"),
     [
         ("", "empty"),
-        ("Yes", "too short"),
+        ("Yes", "too_short"),
         ("What is at www.example.com today?", "link"),
         ("What does print(sorted(x)) do?", "code"),
         ("| a | b |\n| 1 | 2 |\nWhich is more?", "table"),
         ("Which one? (A) this (B) that", "options"),
         ("The capital of France is ____.", "blank"),
-        ("Was kostet ein Fahrrad in Deutschland im Durchschnitt?", "not English"),
-        ("Tell me " + "very " * 60 + "much", "too long"),
+        ("Was kostet ein Fahrrad in Deutschland im Durchschnitt?", "not_english"),
+        ("Tell me " + "very " * 60 + "much", "too_long"),
         ("Why is 12345678901 a prime?", "numbers"),
     ],
 )
-def test_a_reason_says_what_is_wrong(question, reason):
-    """A table of reasons is how a person sees that the filter eats the wrong rows."""
+def test_each_reason_names_its_defect(question, reason):
+    """Prevents: a filter that removes the wrong rows unnoticed; people read the table of reasons."""
     assert SpeakabilityFilter(60, 25).find_reason(question) == reason
 
 
@@ -72,13 +78,15 @@ def test_a_reason_says_what_is_wrong(question, reason):
         ("Which animal barks?", "Which animal barks?"),
     ],
 )
-def test_what_is_spoken_is_words(written, spoken):
-    """Voices read "km" as letters, and a recognizer's dictionary has no digits."""
+def test_numbers_and_units_are_spelled_out(written, spoken):
+    """Prevents: voices that read "km" as letters, and digits that a recognizer's dictionary lacks."""
     assert normalize_for_tts(written) == spoken
 
 
-def test_a_near_duplicate_is_found_and_a_like_question_is_not(tmp_path):
-    """The same question in capitals, a thousand times over; or two questions that differ in the word that matters."""
+def test_near_duplicates_are_found_and_similar_questions_are_kept(tmp_path):
+    """Prevents: a thousand copies of one question in capitals, or dropping a question that differs in the decisive
+    word.
+    """
     seen = NearDuplicates(tmp_path / "seen.sqlite", similarity=0.8)
     assert seen.find("a", "What is the capital city of France in Europe?") is None
     assert seen.find("b", "what is the capital city of FRANCE, in Europe") == "a"
@@ -87,15 +95,13 @@ def test_a_near_duplicate_is_found_and_a_like_question_is_not(tmp_path):
     seen.close()
 
 
-def test_every_dropped_question_is_kept_aside_with_its_reason(tmp_path):
-    """Three rows in four of a corpus, gone without a trace."""
+def test_every_dropped_question_is_listed_with_its_reason(tmp_path):
+    """Prevents: three quarters of a corpus dropped without a trace."""
     file = tmp_path / "orca.jsonl"
     write_rows(file, 400)
-    plan = select_questions(
-        BuildArguments(questions=str(file), cache_dir=str(tmp_path), **OPEN_ORCA), quiet=True
-    )
+    plan = select(file, tmp_path, **OPEN_ORCA)
     dropped = pq.read_table(plan.folder / "dropped.parquet").to_pylist()
-    reasons = collections.Counter(row["reason"] for row in dropped)
+    reasons = collections.Counter(row["code"] for row in dropped)
     assert {**reasons, "kept": len(read(plan)), "read": 400} == plan.counts
     assert len(dropped) + len(read(plan)) == 400
     asked = read(plan)
@@ -103,8 +109,8 @@ def test_every_dropped_question_is_kept_aside_with_its_reason(tmp_path):
     assert {row["system"][:7] for row in asked} == {"", "You are"}
 
 
-def test_channels_are_dealt_to_exact_counts(tmp_path):
-    """The paper's 22,456 and 44,753, in small; and the same row trains the same channel on every machine."""
+def test_channels_are_assigned_in_exact_counts(tmp_path):
+    """Prevents: other counts than the paper's 22,456 and 44,753, and other channels for a row on another machine."""
     rows = [{"question": f"What would {i} horses say to {i + 1} cows?"} for i in range(300)]
     changes = {
         "filter_unspeakable": False,
@@ -117,18 +123,14 @@ def test_channels_are_dealt_to_exact_counts(tmp_path):
     both = read(make(tmp_path, rows, filter_unspeakable=False, channel_shares=["both=1", "t2t=1"]))
     shares = collections.Counter(tuple(row["channels"]) for row in both)
     assert 0.4 < shares["t2t", "s2t"] / 300 < 0.6
-    again = read(
-        make(tmp_path, rows[::-1], filter_unspeakable=False, channel_shares=["both=1", "t2t=1"])
-    )
+    again = read(make(tmp_path, rows[::-1], filter_unspeakable=False, channel_shares=["both=1", "t2t=1"]))
     assert {r["id"]: r["channels"] for r in again} == {r["id"]: r["channels"] for r in both}
-    other = read(
-        make(tmp_path, rows, filter_unspeakable=False, seed=1, channel_shares=["both=1", "t2t=1"])
-    )
+    other = read(make(tmp_path, rows, filter_unspeakable=False, seed=1, channel_shares=["both=1", "t2t=1"]))
     assert [r["channels"] for r in other] != [r["channels"] for r in both]
 
 
-def test_a_sample_is_drawn_by_row(tmp_path):
-    """The first rows of a sorted corpus are no sample of it."""
+def test_a_sample_is_drawn_by_row_hash(tmp_path):
+    """Prevents: a sample of the first rows of a sorted corpus."""
     rows = [{"question": f"What is {i} plus {i}?"} for i in range(400)]
     half = read(make(tmp_path, rows, filter_unspeakable=False, sample_fraction=0.5))
     assert 150 < len(half) < 250
@@ -136,15 +138,13 @@ def test_a_sample_is_drawn_by_row(tmp_path):
     assert {row["id"] for row in half} < {row["id"] for row in more}
 
 
-def test_shards_are_as_large_as_their_speech_will_be(tmp_path):
-    """One shard of everything is no unit of work; one a row is a folder of a million files."""
+def test_shard_size_counts_the_expected_speech(tmp_path):
+    """Prevents: one shard for everything, or a million shards of one row."""
     rows = [{"question": f"What is {i} plus {i}, do you think?"} for i in range(100)]
     plan = make(tmp_path, rows, filter_unspeakable=False, max_shard_size="500KB")
     assert 5 <= len(plan.shards) <= 12
     assert [row["question"] for row in read(plan)] == [row["question"] for row in rows]
-    text = make(
-        tmp_path, rows, filter_unspeakable=False, max_shard_size="500KB", channel_shares=["t2t=1"]
-    )
+    text = make(tmp_path, rows, filter_unspeakable=False, max_shard_size="500KB", channel_shares=["t2t=1"])
     assert len(text.shards) == 1  # nobody speaks
 
 
@@ -160,25 +160,25 @@ def test_shards_are_as_large_as_their_speech_will_be(tmp_path):
         ({"speech_engine": "server"}, "go together"),
         ({"push_to_hub": True}, "hub_dataset_id"),
         ({"noise_snr_db": [20, 5]}, "lowest and highest"),
-        ({"licenses": ["mit"]}, "write source=license"),
+        ({"licenses": ["mit"]}, "licenses: write key=value"),
         ({"speech_engine": "server", "speech_base_url": "http://x"}, "needs speech_model"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_read(tmp_path, changes, message):
-    """A night of work, then a typing error."""
+    """Prevents: a typing error that is reported after a night of work."""
     with pytest.raises(ValueError, match=message):
         make(tmp_path, [{"question": "Which animal barks?"}], **changes)
-    assert not list(tmp_path.rglob("plan.json"))
+    assert not list(tmp_path.rglob("selection.json"))
 
 
 def test_a_split_is_a_name_and_not_a_path(tmp_path):
-    """It becomes the name of a file, and comes from somebody else's data."""
+    """Prevents: writing outside of the output folder: the split of a foreign data set becomes a file name."""
     with pytest.raises(ValueError, match=r"row 0: '\.\./x' is no name of a split"):
         make(tmp_path, [{"question": "Which animal barks?", "split": "../x"}])
 
 
-def test_no_question_left_says_why(tmp_path):
-    """An empty data set, found out by the trainer."""
-    with pytest.raises(ValueError, match=r"no question is left; dropped: .*'too short': 1"):
+def test_an_empty_selection_is_refused_with_its_reasons(tmp_path):
+    """Prevents: an empty data set that only the trainer notices."""
+    with pytest.raises(ValueError, match=r"no question is left; dropped: .*'too_short': 1"):
         make(tmp_path, [{"question": "Well?"}])
-    assert not list((tmp_path / "data" / "plans").glob("*"))
+    assert not list((tmp_path / "data" / "selections").glob("*"))

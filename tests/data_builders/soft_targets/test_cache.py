@@ -1,4 +1,4 @@
-"""Soft targets: what is kept of a teacher, from a model or a server, and that no kill costs what was scored."""
+"""Tests of soft targets from a model and from a server, of resume, and of refusals."""
 
 import dataclasses
 
@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import SoftTargetArguments
 from data_builders.clients.concurrent import ServerUnreachable
-from data_builders.soft_targets.cache import cache_soft_targets, make_settings, read_rows
+from data_builders.soft_targets.cache import cache_soft_targets, make_settings, read_inputs
 from data_builders.soft_targets.openai_server import ServerScorer
-from tests.conftest import TEACHER
+from tests.support.lab import TEACHER
 from tests.support.logprob_server import LogprobHttpServer
 from trainer_ext.teachers.live import LiveTeacher
 from trainer_ext.teachers.top_k_scorer import TopKScorer
@@ -29,7 +29,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def readings(pairs, tokenizer):
     rows = concatenate_datasets(list(pairs.values()))
-    return read_rows(rows, "teacher_response", tokenizer)
+    return read_inputs(rows, "teacher_response", tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,11 @@ def vocab_size(model) -> int:
 
 
 def settings_of(tokenizer, vocab_size, k=K, temperatures=TEMPERATURES):
-    return make_settings(
-        fingerprint_model(TEACHER), "model in float32", tokenizer, vocab_size, k, temperatures
-    )
+    return make_settings(fingerprint_model(TEACHER), "model in float32", tokenizer, vocab_size, k, temperatures)
 
 
 class CountingScorer:
-    """The lab's teacher, which stops dead after so many calls."""
+    """The lab's teacher, which raises after a number of calls."""
 
     def __init__(self, settings, most_calls: int = 10**9) -> None:
         self.scorer = TopKScorer(
@@ -68,12 +66,10 @@ class CountingScorer:
         return self.scorer.score(readings)
 
 
-def test_the_table_holds_what_the_teacher_thinks(readings, tokenizer, model, vocab_size, tmp_path):
-    """Every kept id, its log-probability, and the mass of the rest at each temperature, against the plain softmax."""
+def test_the_table_equals_the_softmax_of_the_teacher(readings, tokenizer, model, vocab_size, tmp_path):
+    """Prevents: wrong ids, log-probabilities or tail mass at any temperature."""
     settings = settings_of(tokenizer, vocab_size)
-    made = cache_soft_targets(
-        readings, tmp_path / "table", settings, lambda: CountingScorer(settings), 5
-    )
+    made = cache_soft_targets(readings, tmp_path / "table", settings, lambda: CountingScorer(settings), 5)
     table = load_from_disk(str(tmp_path / "table"))
     assert table["id"] == [reading.id for reading in readings]
     assert made["bytes_per_kept_id"] <= 6
@@ -99,8 +95,8 @@ def test_the_table_holds_what_the_teacher_thinks(readings, tokenizer, model, voc
             assert torch.allclose(tails[:, column].exp(), rest, rtol=1e-4)
 
 
-def test_equal_questions_are_read_once(readings, tokenizer, vocab_size, tmp_path):
-    """Eight recordings of one question are eight rows and one thought."""
+def test_equal_questions_are_scored_once(readings, tokenizer, vocab_size, tmp_path):
+    """Prevents: scoring one question eight times because it was recorded eight times."""
     settings = settings_of(tokenizer, vocab_size)
     scorer = CountingScorer(settings)
     cache_soft_targets(readings, tmp_path / "table", settings, lambda: scorer, 5)
@@ -108,10 +104,8 @@ def test_equal_questions_are_read_once(readings, tokenizer, vocab_size, tmp_path
     assert scorer.rows < len(readings)
 
 
-def test_what_was_scored_before_a_crash_is_never_scored_again(
-    readings, tokenizer, vocab_size, tmp_path
-):
-    """A night of a 7B teacher; and the table must be the one that an undisturbed run writes."""
+def test_rows_scored_before_a_crash_are_not_scored_again(readings, tokenizer, vocab_size, tmp_path):
+    """Prevents: losing a night of a 7B teacher, or a table unlike that of an uninterrupted run."""
     settings = settings_of(tokenizer, vocab_size)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     first, second = CountingScorer(settings, most_calls=3), CountingScorer(settings)
@@ -128,10 +122,8 @@ def test_what_was_scored_before_a_crash_is_never_scored_again(
     assert again["scored"] == 0
 
 
-def test_new_rows_join_a_table_and_other_settings_do_not_replace_it(
-    readings, tokenizer, vocab_size, tmp_path
-):
-    """A longer data set pays for its new rows alone; a mistyped k does not cost the table."""
+def test_new_rows_are_appended_and_other_settings_are_refused(readings, tokenizer, vocab_size, tmp_path):
+    """Prevents: scoring old rows again for a longer data set, or losing the table to a mistyped k."""
     settings = settings_of(tokenizer, vocab_size)
     folder = tmp_path / "table"
     cache_soft_targets(readings[:20], folder, settings, lambda: CountingScorer(settings), 4)
@@ -145,7 +137,7 @@ def test_new_rows_join_a_table_and_other_settings_do_not_replace_it(
 
 
 def test_a_changed_question_makes_a_new_table(readings, tokenizer, vocab_size, tmp_path):
-    """Ids and answers stay, the system prompt changes: what the teacher thought of the old one is no longer true."""
+    """Prevents: reusing scores after the system prompt changed while ids and answers stayed."""
     settings, folder = settings_of(tokenizer, vocab_size), tmp_path / "table"
     cache_soft_targets(readings[:4], folder, settings, lambda: CountingScorer(settings), 4)
     before = load_from_disk(str(folder))[0]
@@ -156,26 +148,28 @@ def test_a_changed_question_makes_a_new_table(readings, tokenizer, vocab_size, t
     assert after["log_probs"] != before["log_probs"]
 
 
-def test_what_a_kill_left_half_written_is_cleared_away(readings, tokenizer, vocab_size, tmp_path):
-    """Gigabytes of it, and in a container the next process may have the same number."""
+def test_partial_files_of_a_killed_run_are_deleted(readings, tokenizer, vocab_size, tmp_path):
+    """Prevents: gigabytes of partial files; in a container the next process may have the same process id."""
     settings = settings_of(tokenizer, vocab_size)
     (tmp_path / "table.1.partial").mkdir()
     scorer = CountingScorer(settings)
     cache_soft_targets(readings[:4], tmp_path / "table", settings, lambda: scorer, 4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["table", "table.journal"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table", "table.cache"]
 
 
-def test_no_answers_and_too_large_a_k_are_said_before_the_teacher_is_loaded(pairs, tokenizer):
-    """A night later the run would refuse the table."""
+def test_missing_answers_and_too_large_a_k_are_refused_before_the_teacher_is_loaded(pairs, tokenizer):
+    """Prevents: an error after a night of scoring."""
     empty = pairs["train"].map(lambda row: {"gold_response": None})
     with pytest.raises(ValueError, match="no row of the data set has a gold_response"):
-        read_rows(empty, "gold_response", tokenizer)
+        read_inputs(empty, "gold_response", tokenizer)
     with pytest.raises(ValueError, match="share 100 vocabulary rows"):
         settings_of(tokenizer, 100, k=101)
 
 
-def test_a_server_gives_what_the_model_in_memory_gives(readings, teacher, model):
-    """vLLM's answer, over real HTTP: ranks, an actual token beyond the k, string ids, the first token without one."""
+def test_a_server_gives_the_targets_of_the_model_in_memory(readings, teacher, model):
+    """Prevents: misreading vLLM's response: ranks, an actual token beyond the k, string ids, a first token without
+    values.
+    """
     some = readings[:12]
     with LogprobHttpServer(model, "lab-teacher", max_logprobs=K) as server:
         answer = ServerScorer(server.url, "lab-teacher", model.config.vocab_size, K).score(some)
@@ -186,8 +180,8 @@ def test_a_server_gives_what_the_model_in_memory_gives(readings, teacher, model)
         assert np.allclose(np.exp(ours.log_tails), np.exp(theirs.log_tails), atol=1e-5)
 
 
-def test_a_server_that_cannot_serve_the_run_says_so(readings, model):
-    """vLLM tells 20 log-probabilities unless started otherwise, and its model has another name than the path."""
+def test_a_server_with_other_limits_or_models_is_refused(readings, model):
+    """Prevents: a traceback for a server with too few log-probabilities (vLLM: 20) or another model."""
     with LogprobHttpServer(model, "lab-teacher", max_logprobs=4) as server:
         with pytest.raises(ValueError, match="serves lab-teacher, not other"):
             ServerScorer(server.url, "other", 100, K)
@@ -204,7 +198,7 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch):
         ServerScorer("http://127.0.0.1:9/v1", "lab-teacher", 100, K)
 
 
-def test_a_server_serves_temperature_one_alone():
-    """Its log-probabilities do not tell the mass of the rest at another temperature."""
-    with pytest.raises(ValueError, match="temperature 1 and do not tell"):
+def test_a_server_is_refused_for_temperatures_other_than_one():
+    """Prevents: wrong tail masses: a server's log-probabilities do not determine them at another temperature."""
+    with pytest.raises(ValueError, match="temperature 1 and do not give"):
         SoftTargetArguments(teacher_base_url="http://localhost:8000/v1")

@@ -1,4 +1,4 @@
-"""Real speech, the same every time, from a process that may die."""
+"""Tests of espeak-ng: repeatable clips, voices, and a helper process that may crash."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def engine():
 
 
 def test_equal_calls_give_equal_samples_in_any_order(engine):
-    """In one process espeak-ng never says the same thing twice; a data set could not be rebuilt."""
+    """Prevents: a data set that cannot be rebuilt: espeak-ng keeps state between calls in one process."""
     texts = ["What is one plus one?", "Which animal barks?", "What comes after Monday?"]
     first = [engine.synthesize(text, "en-us+f1/150/60")[0] for text in texts]
     other = EspeakEngine()
@@ -32,8 +32,8 @@ def test_equal_calls_give_equal_samples_in_any_order(engine):
     assert all(len(samples) > 10_000 and np.abs(samples).max() > 0.1 for samples in first)
 
 
-def test_a_breathy_voice_is_the_same_at_another_time_of_day(engine):
-    """Some variants draw noise, by default from the clock: two workers, or two days, would make two data sets."""
+def test_a_voice_with_noise_is_repeatable(engine):
+    """Prevents: two workers making two data sets: some variants draw noise, by default seeded from the clock."""
     first = engine.synthesize("What is one plus one?", "en-gb-x-rp+f2/160/60")[0]
     time.sleep(1.1)
     other = EspeakEngine()
@@ -42,8 +42,8 @@ def test_a_breathy_voice_is_the_same_at_another_time_of_day(engine):
     assert np.array_equal(first, again)
 
 
-def test_voices_speeds_and_pitches_are_heard(engine):
-    """A voice string that is parsed and then ignored makes one-speaker data."""
+def test_voice_speed_and_pitch_change_the_clip(engine):
+    """Prevents: single-speaker data from a voice string that is parsed and ignored."""
     voices = ["en-us", "en-us+f2", "en-gb-x-rp", "en-us/120", "en-us/170/90"]
     clips = [engine.synthesize("What is one plus one?", voice)[0].tobytes() for voice in voices]
     assert len(set(clips)) == len(voices)
@@ -59,14 +59,14 @@ def test_voices_speeds_and_pitches_are_heard(engine):
         ("hello", "klingon-x", ValueError, "no voice 'klingon-x'"),
     ],
 )
-def test_what_cannot_be_spoken_is_refused_with_the_way_out(engine, text, voice, error, message):
-    """Silence is a valid clip, and a model learns to answer it."""
+def test_unsupported_text_is_refused_with_the_way_out(engine, text, voice, error, message):
+    """Prevents: silent clips, which a model learns to answer."""
     with pytest.raises(error, match=message):
         engine.synthesize(text, voice)
 
 
-def test_the_engine_speaks_again_after_its_helper_died(engine):
-    """One bad text in 40,000 must not cost the run."""
+def test_the_engine_restarts_its_helper_process(engine):
+    """Prevents: losing a run of 40,000 texts to one that crashes the synthesizer."""
     before = engine.synthesize("hello", "en-us")[0]
     os.kill(engine._helper.pid, signal.SIGKILL)
     with pytest.raises((RuntimeError, BrokenPipeError)):
@@ -76,11 +76,9 @@ def test_the_engine_speaks_again_after_its_helper_died(engine):
 
 
 def test_without_espeak_both_ways_to_get_it_are_named(tmp_path):
-    """A missing library is the most likely first error of a newcomer."""
+    """Prevents: an import error without instructions, the most likely first error of a newcomer."""
     script = "import sys; sys.modules['espeakng_loader'] = None; import importlib.util as u; real = u.find_spec\n"
-    script += (
-        "u.find_spec = lambda name, *a: None if name == 'espeakng_loader' else real(name, *a)\n"
-    )
+    script += "u.find_spec = lambda name, *a: None if name == 'espeakng_loader' else real(name, *a)\n"
     script += "from data_builders.speech.tts.espeak import EspeakEngine; EspeakEngine()"
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -92,15 +90,15 @@ def test_without_espeak_both_ways_to_get_it_are_named(tmp_path):
     assert "apt-get install espeak-ng" in done.stderr
 
 
-def test_flac_keeps_speech_to_the_last_bit_of_16(engine):
-    """Lossy or 8-bit speech would change what is learned without a word."""
+def test_flac_keeps_16_bit_samples_exactly(engine):
+    """Prevents: lossy or 8-bit speech."""
     samples = resample_speech(*engine.synthesize("What is one plus one?", "en-us"))
     again = decode_speech({"bytes": encode_speech(samples), "path": None}, "x")
     assert len(again) == len(samples)
     assert np.abs(again - np.clip(samples, -1, 1)).max() <= 1 / 32768
 
 
-def test_a_voice_reads_as_it_is_written():
-    """Speed and pitch swapped would still be numbers."""
+def test_a_voice_string_is_parsed_field_by_field():
+    """Prevents: speed and pitch swapped, which are both numbers."""
     assert EspeakVoice.parse("en-us+f3/150/40") == ("en-us+f3", 150, 40)
     assert json.dumps(EspeakVoice.parse("en-us")) == '["en-us", 170, 50]'

@@ -1,4 +1,4 @@
-"""What a recognizer hears, and what that is worth."""
+"""Tests of recognizers, of the measures of a clip, and of the verdicts on it."""
 
 import json
 import random
@@ -6,18 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 
-from data_builders.arguments import BuildArguments
+from data_builders.arguments import VerificationArguments
 from data_builders.audio import resample_speech
 from data_builders.schema import SPEECH_RATE_HZ
 from data_builders.speech.asr.pocketsphinx import PocketsphinxRecognizer
-from data_builders.speech.augmentation import Noise
+from data_builders.speech.augmentation import Augmenter
+from data_builders.speech.measures import measure_audio
 from data_builders.speech.tts.espeak import EspeakEngine
-from data_builders.speech.verification import Check, SpeechVerifier, find_recognizer, listen
-from data_builders.speech.wer import WordErrorRate, load_normalizer, measure_wer
+from data_builders.speech.verification import SpeechCheck, SpeechVerifier, find_recognizer
+from data_builders.speech.wer import compare_words, load_normalizer
+from tests.support.tiny_whisper import save_tiny_whisper
 
 GOLDEN = Path(__file__).with_name("whisper_normalized.jsonl")
 ROOT = Path(__file__).parents[3]
@@ -33,10 +34,7 @@ QUESTIONS = (
 def clips():
     engine = EspeakEngine()
     voices = ("en-us", "en-gb-x-rp+f2/160/60")
-    spoken = [
-        resample_speech(*engine.synthesize(question, voices[i % 2]))
-        for i, question in enumerate(QUESTIONS)
-    ]
+    spoken = [resample_speech(*engine.synthesize(question, voices[i % 2])) for i, question in enumerate(QUESTIONS)]
     engine.close()
     return spoken
 
@@ -46,56 +44,59 @@ def recognizer():
     return PocketsphinxRecognizer()
 
 
+def measure_wer(actual, expected):
+    return compare_words(load_normalizer()(actual), load_normalizer()(expected))
+
+
 def mean_wer(heard, said=QUESTIONS):
-    return np.mean(
-        [measure_wer(words, question) for words, question in zip(heard, said, strict=True)]
-    )
+    return np.mean([measure_wer(words, question) for words, question in zip(heard, said, strict=True)])
 
 
-def test_right_clips_are_heard_and_wrong_ones_are_not(clips, recognizer):
-    """A check that passes everything, or nothing."""
-    heard = recognizer.hear(clips, list(QUESTIONS))
+def test_right_clips_pass_and_wrong_clips_fail(clips, recognizer):
+    """Prevents: a check that passes everything, or nothing."""
+    heard = recognizer.transcribe(clips, list(QUESTIONS))
     assert mean_wer(heard) < 0.15
     swapped = [measure_wer(words, QUESTIONS[i - 1]) for i, words in enumerate(heard)]
     assert min(swapped) > 0.5
 
 
-def test_noise_is_heard_as_noise(clips, recognizer):
-    """Word error rate that does not rise with noise measures something else."""
+def test_word_error_rate_rises_with_noise(clips, recognizer):
+    """Prevents: a word error rate that measures something else."""
     rates = []
     for snr in (20.0, 0.0, -10.0):
-        noise = Noise(["noise"], [snr, snr])
+        noise = Augmenter(["noise"], [snr, snr])
         noisy = [noise.apply(clip, str(i)) for i, clip in enumerate(clips)]
-        rates.append(mean_wer(recognizer.hear(noisy, list(QUESTIONS))))
+        rates.append(mean_wer(recognizer.transcribe(noisy, list(QUESTIONS))))
     assert rates[0] < 0.3 < rates[2]
     assert rates == sorted(rates)
 
 
-def test_what_is_heard_depends_on_the_clip_alone(clips, recognizer):
-    """The decoder adapts to what it heard before: a resumed build would not be the same build."""
-    forwards = recognizer.hear(clips, list(QUESTIONS))
-    backwards = PocketsphinxRecognizer().hear(clips[::-1], list(QUESTIONS))[::-1]
-    assert forwards == backwards == recognizer.hear(clips, list(QUESTIONS))
+def test_a_transcript_depends_on_the_clip_alone(clips, recognizer):
+    """Prevents: a resumed build that differs: the decoder adapts to the clips before."""
+    forwards = recognizer.transcribe(clips, list(QUESTIONS))
+    backwards = PocketsphinxRecognizer().transcribe(clips[::-1], list(QUESTIONS))[::-1]
+    assert forwards == backwards == recognizer.transcribe(clips, list(QUESTIONS))
 
 
-def test_a_question_alone_can_be_heard_wrong(clips, recognizer):
-    """A language model of one sentence hears that sentence in anything."""
-    assert measure_wer(recognizer.hear([clips[0]], [QUESTIONS[0]])[0], QUESTIONS[0]) < 0.5
-    assert measure_wer(recognizer.hear([clips[1]], [QUESTIONS[0]])[0], QUESTIONS[0]) > 0.5
+def test_a_single_question_can_fail_verification(clips, recognizer):
+    """Prevents: a language model of one sentence, which recognizes that sentence in any clip."""
+    assert measure_wer(recognizer.transcribe([clips[0]], [QUESTIONS[0]])[0], QUESTIONS[0]) < 0.5
+    assert measure_wer(recognizer.transcribe([clips[1]], [QUESTIONS[0]])[0], QUESTIONS[0]) > 0.5
 
 
 def test_a_word_without_pronunciation_does_not_stop_the_set(clips, recognizer):
-    """One name in fifty questions, and the decoder refuses them all."""
-    heard = recognizer.hear([clips[0]], [*QUESTIONS, "Who is Xqzrt Blorptyk?"])
+    """Prevents: one name in fifty questions that makes the decoder refuse them all."""
+    heard = recognizer.transcribe([clips[0]], [*QUESTIONS, "Who is Xqzrt Blorptyk?"])
     assert measure_wer(heard[0], QUESTIONS[0]) < 0.5
 
 
 def check(clip, text, **changes):
-    arguments = BuildArguments(questions="x", **changes)
+    arguments = VerificationArguments(**changes)
     checker = SpeechVerifier(arguments)
     (found,) = checker.check([clip], [text], [text], [text])
-    assert Check.unpack(found.pack()) == found
-    return found.rejection_reason(arguments)
+    assert SpeechCheck.unpack(found.pack()) == found
+    rejected = found.reject(arguments.max_wer, arguments.min_similarity)
+    return rejected and rejected.code
 
 
 def tone(seconds, level=0.3):
@@ -109,25 +110,27 @@ def tone(seconds, level=0.3):
         (lambda clip: np.zeros(2 * SPEECH_RATE_HZ, np.float32), "silent"),
         (lambda clip: clip * 1e-4, "silent"),
         (lambda clip: np.clip(clip * 100, -1, 1), "clipped"),
-        (lambda clip: np.concatenate([clip, np.zeros(3 * SPEECH_RATE_HZ, np.float32)]), "long pause"),
-        (lambda clip: clip[: len(clip) // 6], "speaking rate"),
-        (lambda clip: np.concatenate([clip] * 8), "speaking rate"),
-        (lambda clip: tone(2.0), "word error rate"),
-        (lambda clip: clip[::-1].copy(), "word error rate"),
+        (lambda clip: np.concatenate([clip, np.zeros(3 * SPEECH_RATE_HZ, np.float32)]), "long_pause"),
+        (lambda clip: clip[: len(clip) // 6], "speaking_rate"),
+        (lambda clip: np.concatenate([clip] * 8), "speaking_rate"),
+        (lambda clip: tone(2.0), "word_error_rate"),
+        (lambda clip: clip[::-1].copy(), "word_error_rate"),
     ],
 )  # fmt: skip
-def test_a_bad_clip_is_told_by_its_fault(clips, distort, fault):
-    """What a TTS engine does when it fails: nothing, noise, babble, half of it, the same again and again."""
+def test_each_fault_of_a_clip_is_measured(clips, distort, fault):
+    """Prevents: accepting the failures of TTS engines: silence, noise, babble, cut and repeated speech."""
     assert check(distort(clips[0]), QUESTIONS[0]) == fault
 
 
-def test_an_empty_clip_has_figures_too():
-    """Zero samples divide by zero."""
-    assert listen(np.zeros(0, np.float32), "hello")["loudness"] == 0
+def test_an_empty_clip_has_measures():
+    """Prevents: a division by zero samples."""
+    assert measure_audio(np.zeros(0, np.float32), "hello")["loudness"] == 0
 
 
-def test_the_normaliser_is_whispers():
-    """Rates that no other paper's can be compared with. Made by openai-whisper 20250625's EnglishTextNormalizer."""
+def test_text_is_normalized_as_whisper_does():
+    """Prevents: word error rates that cannot be compared with others'. Expected values are from EnglishTextNormalizer
+    of openai-whisper 20250625.
+    """
     lines = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     assert len(lines) == 50
     for line in lines:
@@ -147,84 +150,30 @@ def test_the_normaliser_is_whispers():
     ],
 )
 def test_word_error_rate_counts_words(heard, said, rate):
-    """By hand."""
+    """Prevents: a wrong count of edits; the expected rates are worked out by hand."""
     assert measure_wer(heard, said) == pytest.approx(rate)
 
 
-def test_the_metric_is_one_of_evaluates_and_works_offline():
-    """`evaluate.load("wer")` asks the Hub; a cluster's nodes have no network."""
-    metric = evaluate.combine([WordErrorRate(keep_in_memory=True)])
-    told = metric.compute(predictions=["the red fox", "a"], references=["the red dog", "a!"])
-    assert told["wer"] == pytest.approx(0.25)
-
-
 def test_an_unknown_recogniser_names_the_known(tmp_path):
-    """A typing error, after the speech."""
-    with pytest.raises(ValueError, match="pocketsphinx, whisper, and none"):
-        find_recognizer(BuildArguments(questions="x", recognizer="wisper"))
-
-
-def save_tiny_whisper(folder: Path, multilingual: bool = True) -> str:
-    """Write a Whisper in the published layout with random weights."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import (
-        GenerationConfig,
-        WhisperConfig,
-        WhisperFeatureExtractor,
-        WhisperForConditionalGeneration,
-        WhisperTokenizer,
-    )
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = [
-        "<|endoftext|>",
-        "<|startoftranscript|>",
-        "<|en|>",
-        "<|transcribe|>",
-        "<|translate|>",
-        "<|notimestamps|>",
-    ]
-    vocabulary = {token: i for i, token in enumerate([*letters, *special])}
-    bpe = Tokenizer(models.BPE(vocabulary, []))
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-    tokenizer = WhisperTokenizer(
-        tokenizer_object=bpe, vocab=vocabulary, merges=[], language="en", task="transcribe"
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": special, "pad_token": special[0]})
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
-    config = WhisperConfig(
-        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_mel_bins=80,
-        decoder_start_token_id=ids["<|startoftranscript|>"], eos_token_id=ids["<|endoftext|>"],
-        pad_token_id=ids["<|endoftext|>"], bos_token_id=ids["<|endoftext|>"], max_target_positions=64,
-    )  # fmt: skip
-    model = WhisperForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        decoder_start_token_id=ids["<|startoftranscript|>"], eos_token_id=ids["<|endoftext|>"],
-        pad_token_id=ids["<|endoftext|>"], is_multilingual=multilingual, lang_to_id={"<|en|>": ids["<|en|>"]},
-        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
-        no_timestamps_token_id=ids["<|notimestamps|>"], max_length=12,
-    )  # fmt: skip
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    return str(folder)
+    """Prevents: a typing error that is reported after the speech was made."""
+    with pytest.raises(ValueError, match="pocketsphinx, whisper"):
+        find_recognizer(VerificationArguments(recognizer="wisper"))
 
 
 @pytest.mark.parametrize("multilingual", [True, False])
 def test_whisper_is_one_line_of_the_config(clips, tmp_path, multilingual):
     """Prevents: a checkpoint that fails on its first clip; whisper-*.en refuses the option `language`."""
     model = save_tiny_whisper(tmp_path / "whisper", multilingual)
-    arguments = BuildArguments(questions="x", recognizer="whisper", recognizer_model=model)
+    arguments = VerificationArguments(recognizer="whisper", recognizer_model=model)
     checker = SpeechVerifier(arguments)
     assert find_recognizer(arguments).set_size is None
-    first = checker.recognizer.hear(clips[:3], [])
+    first = checker.recognizer.transcribe(clips[:3], [])
     assert len(first) == 3
-    assert first == checker.recognizer.hear(clips[:3], [])
+    assert first == checker.recognizer.transcribe(clips[:3], [])
 
 
-def test_similarity_compares_what_was_heard_with_the_question(clips, tmp_path):
-    """Two words of six wrong may be harmless, or the opposite; a sentence model tells them apart."""
+def test_similarity_compares_the_transcript_with_the_question(clips, tmp_path):
+    """Prevents: rejecting a clip for two harmless words, or keeping one whose meaning is reversed."""
     from sentence_transformers import SentenceTransformer, models
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -247,25 +196,25 @@ def test_similarity_compares_what_was_heard_with_the_question(clips, tmp_path):
     BertModel(config).save_pretrained(folder)
     transformer = models.Transformer(str(folder))
     SentenceTransformer(modules=[transformer, models.Pooling(16)]).save(str(tmp_path / "sbert"))
-    checker = SpeechVerifier(
-        BuildArguments(questions="x", similarity_model=str(tmp_path / "sbert"))
-    )
+    checker = SpeechVerifier(VerificationArguments(similarity_model=str(tmp_path / "sbert")))
     same, other = checker._measure_similarity([QUESTIONS[0], "zzz"], [QUESTIONS[0], QUESTIONS[1]])
     assert same == pytest.approx(1, abs=1e-3)
     assert other < same
 
 
 def test_recognition_needs_no_network():
-    """A node of a cluster, behind a wall."""
+    """Prevents: a failure on a cluster node without internet."""
     script = "import socket; socket.socket.connect = None\n"
     script += "from data_builders.speech.asr.pocketsphinx import PocketsphinxRecognizer\n"
-    script += "import numpy as np; print(PocketsphinxRecognizer().hear([np.zeros(16000, 'float32')], ['hello there']))"
+    script += (
+        "import numpy as np; print(PocketsphinxRecognizer().transcribe([np.zeros(16000, 'float32')], ['hello there']))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "['']", done.stderr
 
 
-def test_a_swapped_clip_is_found_among_its_neighbours():
-    """One in twenty clips belongs to another row: a bug in a cache, a queue that lost its order."""
+def test_swapped_clips_are_found():
+    """Prevents: clips in other rows after an error in a cache or a queue."""
     lines = (ROOT / "recipes" / "tiny_lab" / "questions.jsonl").read_text().splitlines()
     questions = [json.loads(line)["question"] for line in lines]
     chosen = random.Random(0).sample(questions, 30) + list(QUESTIONS)
@@ -273,8 +222,8 @@ def test_a_swapped_clip_is_found_among_its_neighbours():
     clips = [resample_speech(*engine.synthesize(question, "en-us")) for question in chosen]
     engine.close()
     clips[3], clips[17] = clips[17], clips[3]
-    arguments = BuildArguments(questions="x")
+    arguments = VerificationArguments()
     checks = SpeechVerifier(arguments).check(clips, chosen, chosen, chosen)
-    found = [i for i, check in enumerate(checks) if check.rejection_reason(arguments) is not None]
+    found = [i for i, check in enumerate(checks) if check.reject(arguments.max_wer, arguments.min_similarity)]
     assert {3, 17} <= set(found)
     assert len(found) <= 6

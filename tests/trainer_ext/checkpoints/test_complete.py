@@ -1,4 +1,4 @@
-"""A checkpoint is whole or ignored, and a run that goes on from one ends where it would have ended."""
+"""Tests that damaged checkpoints are ignored and that a resumed run is bit-identical."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from trainer_ext.checkpoints.complete import (
     find_corruption,
     find_last_complete_checkpoint,
-    write_manifest,
+    write_checksums,
 )
 
 
@@ -19,7 +19,7 @@ def make_checkpoint(folder: Path, step: int) -> Path:
     (checkpoint / "inner").mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(bytes(range(100)))
     (checkpoint / "inner" / "state.json").write_text("{}")
-    write_manifest(checkpoint)
+    write_checksums(checkpoint)
     return checkpoint
 
 
@@ -37,15 +37,15 @@ def flip_a_bit(checkpoint: Path) -> None:
             lambda checkpoint: (checkpoint / "inner" / "state.json").unlink(),
             "inner/state.json is missing",
         ),
-        (lambda checkpoint: (checkpoint / "manifest.json").unlink(), "its save did not finish"),
+        (lambda checkpoint: (checkpoint / "checksums.json").unlink(), "its save did not finish"),
         (
-            lambda checkpoint: (checkpoint / "manifest.json").write_text('{"model'),
-            "its manifest is damaged",
+            lambda checkpoint: (checkpoint / "checksums.json").write_text('{"model'),
+            "its checksums.json is damaged",
         ),
     ],
 )
 def test_a_damaged_checkpoint_is_ignored_and_the_one_before_it_found(tmp_path, damage, words):
-    """The base Trainer resumes from it: a missing optimizer.pt is silently replaced by a fresh one."""
+    """Prevents: resuming from it as the base Trainer does, with a fresh optimizer in place of the missing file."""
     older, newer = make_checkpoint(tmp_path, 9), make_checkpoint(tmp_path, 10)
     assert find_last_complete_checkpoint(tmp_path) == (newer, [])
     damage(newer)
@@ -61,7 +61,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(make_trainer, tmp_path):
-    """Order of data, optimizer, schedule and random state all have to come back."""
+    """Prevents: losing the data order, the optimizer, the schedule or the random state on resume."""
     arguments = dict(max_steps=4, save_strategy="steps", save_steps=2, lr_scheduler_type="cosine")
     trainer = make_trainer(**arguments)
     start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
@@ -78,8 +78,8 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(make_trainer, tmp_
     assert again.state.global_step == 4
 
 
-def test_no_saved_folder_holds_pickled_arguments(make_trainer, tmp_path):
-    """training_args.bin holds a token in clear, and whole folders are pushed."""
+def test_no_saved_folder_has_pickled_arguments(make_trainer, tmp_path):
+    """Prevents: publishing the token that training_args.bin stores in clear."""
     trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1)
     trainer.train()
     trainer.save_model()
@@ -87,9 +87,9 @@ def test_no_saved_folder_holds_pickled_arguments(make_trainer, tmp_path):
     assert (tmp_path / "run" / "preprocessor_config.json").is_file()
 
 
-def test_old_checkpoints_go_only_after_the_new_one_is_whole(make_trainer, tmp_path, monkeypatch):
-    """Rotating first leaves nothing when the save that follows is killed."""
-    import trainer_ext.trainer as module
+def test_old_checkpoints_are_deleted_after_the_new_one_is_complete(make_trainer, tmp_path, monkeypatch):
+    """Prevents: no checkpoint at all when a save is killed after the rotation."""
+    import trainer_ext.checkpoints.callback as module
 
     seen = []
 
@@ -106,7 +106,7 @@ def test_old_checkpoints_go_only_after_the_new_one_is_whole(make_trainer, tmp_pa
 
 
 def test_resuming_from_a_damaged_folder_by_name_is_refused(make_trainer, tmp_path):
-    """Who names a folder wants that folder, not another."""
+    """Prevents: resuming from another folder than the one named."""
     broken = make_checkpoint(tmp_path, 3)
     flip_a_bit(broken)
     with pytest.raises(ValueError, match=r"cannot resume from .*model.safetensors is damaged"):

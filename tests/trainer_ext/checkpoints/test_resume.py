@@ -1,4 +1,4 @@
-"""Kill -9 at any moment, saves included, and go on: the recipe's own process, for real."""
+"""Tests of resuming the recipe after SIGKILL at random moments."""
 
 import os
 import random
@@ -17,7 +17,7 @@ STEPS = 30
 
 
 def start(output_dir: Path, cache_dir: Path) -> subprocess.Popen:
-    """The recipe with a save at every step: whenever it dies, a save is near."""
+    """Start the recipe with a save at every step, so that many kills hit a save."""
     return subprocess.Popen(
         [
             sys.executable,
@@ -42,7 +42,7 @@ def saved_steps(output_dir: Path) -> int:
 
 @pytest.mark.slow
 def test_ten_kills_end_with_the_weights_of_an_uninterrupted_run(tmp_path):
-    """The base Trainer came back from 5 of 12 such kills."""
+    """Prevents: the failed resumes of the base Trainer, which came back from 5 of 12 such kills."""
     cache_dir = tmp_path / "data"
     assert start(tmp_path / "straight", cache_dir).wait(timeout=600) == 0
     chance, killed = random.Random(0), 0

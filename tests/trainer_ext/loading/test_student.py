@@ -1,4 +1,4 @@
-"""LoRA, QLoRA and full fine-tuning: what is trained, what stays whole, and that others can load the result."""
+"""Tests of LoRA, QLoRA and full fine-tuning: trained modules, quantized modules, reloading."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def losses(trainer) -> list[float]:
 def test_the_adapter_gives_the_same_logits_with_transformers_and_peft_alone(
     make_trainer, family, tmp_path, lab_student
 ):
-    """An adapter whose keys do not match loads with a warning and acts untrained."""
+    """Prevents: adapter keys that do not match, which load with a warning and act untrained."""
     trainer = make_trainer(
         peft_config=LoraConfig(target_modules=family.lora_target_modules, r=4),
         max_steps=3,
@@ -76,7 +76,7 @@ def test_the_adapter_gives_the_same_logits_with_transformers_and_peft_alone(
 
 
 def test_a_full_fine_tune_reloads_with_plain_transformers(make_trainer, family, tmp_path):
-    """Saved under other names, trained weights would be replaced by fresh ones with a warning."""
+    """Prevents: trained weights under other names, which are replaced by fresh ones with a warning."""
     trainer = make_trainer(max_steps=2)
     trainer.train()
     trainer.save_model(str(tmp_path / "model"))
@@ -93,13 +93,11 @@ def test_a_full_fine_tune_reloads_with_plain_transformers(make_trainer, family, 
 
 @pytest.fixture
 def qlora_arguments(lab_student):
-    return ModelArguments(
-        model_name_or_path=lab_student, dtype="float32", use_peft=True, load_in_4bit=True, lora_r=8
-    )
+    return ModelArguments(model_name_or_path=lab_student, dtype="float32", use_peft=True, load_in_4bit=True, lora_r=8)
 
 
 def test_qlora_quantises_the_language_model_and_nothing_else(qlora_arguments, family):
-    """transformers quantized the audio tower under `llm_int8_skip_modules=["audio_tower"]`."""
+    """Prevents: a quantized audio tower, which transformers made despite `llm_int8_skip_modules=["audio_tower"]`."""
     census = count_linear_classes(load_student(qlora_arguments, family))
     assert set(census["model.language_model"]) == {"Linear4bit"}
     assert set(census["model.audio_tower"]) == {"Linear"}
@@ -108,16 +106,14 @@ def test_qlora_quantises_the_language_model_and_nothing_else(qlora_arguments, fa
 
 
 def test_a_quantised_tower_is_noticed(qlora_arguments, family):
-    """The check that guards it has to see the case that it is for."""
+    """Prevents: a check that cannot fail: a quantized tower is given to it."""
     model = load_student(qlora_arguments, family)
     with pytest.raises(RuntimeError, match=r"model.language_model came out as Linear4bit"):
         check_not_quantized(model, ["model.language_model"])
 
 
-def test_qlora_trains_on_the_cpu_and_saves_its_adapter(
-    qlora_arguments, family, teacher, pairs, make_config, tmp_path
-):
-    """4-bit layers under LoRA, gradients through them, and a loss that falls."""
+def test_qlora_trains_on_the_cpu_and_saves_its_adapter(qlora_arguments, family, teacher, pairs, make_config, tmp_path):
+    """Prevents: LoRA layers on 4-bit weights that get no gradient."""
     from trainer_ext.trainer import CrossModalDistillTrainer
 
     model = load_student(qlora_arguments, family)
@@ -130,12 +126,8 @@ def test_qlora_trains_on_the_cpu_and_saves_its_adapter(
         peft_config=load_peft_config(qlora_arguments, family),
     )
     trainer.model.eval()
-    with (
-        torch.no_grad()
-    ):  # the recipe scores before it trains; bitsandbytes repacks the weights there
-        trainer.model(
-            input_ids=torch.tensor([family.encode_text_prompt("What is one plus one?", "")])
-        )
+    with torch.no_grad():  # the recipe scores before it trains; bitsandbytes repacks the weights there
+        trainer.model(input_ids=torch.tensor([family.encode_text_prompt("What is one plus one?", "")]))
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters() if p.requires_grad)
     trainer.train()
     assert losses(trainer)[-1] < 0.5 * losses(trainer)[0]
@@ -144,7 +136,7 @@ def test_qlora_trains_on_the_cpu_and_saves_its_adapter(
 
 
 def test_lora_lands_on_the_language_model_alone(student, family):
-    """A bare "q_proj" also hits the audio tower, which then no server can load."""
+    """Prevents: LoRA on the audio tower by a bare "q_proj", which no server can load."""
     from peft import get_peft_model
 
     model = get_peft_model(student, LoraConfig(target_modules=family.lora_target_modules))
@@ -154,13 +146,13 @@ def test_lora_lands_on_the_language_model_alone(student, family):
 
 
 def test_an_adapter_on_the_head_is_refused(make_trainer):
-    """The loss reads the head's own weight: such an adapter would be saved untrained."""
+    """Prevents: an adapter that is saved untrained: the loss reads the head's own weight."""
     with pytest.raises(ValueError, match="adapter to `lm_head` is not supported"):
         make_trainer(peft_config=LoraConfig(target_modules=["q_proj", "lm_head"]))
 
 
-def test_a_model_that_brings_its_adapter_goes_on_training_it(make_trainer, student, family):
-    """TRL's users pass a PeftModel to continue an adapter."""
+def test_training_continues_the_adapter_of_a_peft_model(make_trainer, student, family):
+    """Prevents: a second adapter for users who pass a PeftModel to TRL's trainers."""
     from peft import get_peft_model
 
     adapted = get_peft_model(student, LoraConfig(target_modules=family.lora_target_modules))
@@ -172,13 +164,13 @@ def test_a_model_that_brings_its_adapter_goes_on_training_it(make_trainer, stude
 
 
 def test_a_quantised_student_without_lora_is_refused(lab_student):
-    """4-bit weights have no gradient; the run would train the head alone."""
+    """Prevents: training the head alone: 4-bit weights have no gradient."""
     with pytest.raises(ValueError, match="set use_peft"):
         ModelArguments(model_name_or_path=lab_student, load_in_4bit=True)
 
 
-def test_an_adapter_says_which_revision_it_is_for(lab_student, family):
-    """Loaded on `main` instead, it would be added to other weights without a word."""
+def test_an_adapter_records_the_revision_of_its_base(lab_student, family):
+    """Prevents: adding an adapter to other weights because its base is loaded from `main`."""
     named = ModelArguments(model_name_or_path=lab_student, use_peft=True, model_revision="v2")
     assert load_peft_config(named, family).revision == "v2"
     unnamed = ModelArguments(model_name_or_path=lab_student, use_peft=True)
@@ -187,18 +179,13 @@ def test_an_adapter_says_which_revision_it_is_for(lab_student, family):
 
 @pytest.mark.parametrize("optim", ["adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit"])
 def test_small_optimizers_train_the_whole_model(make_trainer, pairs, optim):
-    """Two bytes of state a weight instead of eight: what brings full fine-tuning to small cards."""
+    """Prevents: a full fine-tune that needs eight bytes of optimizer state per weight instead of two."""
     four = pairs["train"].select(range(4))
     trainer = make_trainer(train_dataset=four, max_steps=12, learning_rate=5e-4, optim=optim)
     trainer.train()
     assert losses(trainer)[-1] < 0.5 * losses(trainer)[0]
     states = trainer.optimizer.state
-    kinds = {
-        value.dtype
-        for state in states.values()
-        for value in state.values()
-        if torch.is_tensor(value)
-    }
+    kinds = {value.dtype for state in states.values() for value in state.values() if torch.is_tensor(value)}
     assert (torch.uint8 in kinds) == ("8bit" in optim)
 
 
@@ -210,12 +197,10 @@ QUANTIZED = [
 
 
 @pytest.mark.parametrize("file", QUANTIZED, ids=lambda file: file.stem)
-def test_every_quantised_recipe_quantises_what_it_means_to(file, tiny_omni, family, monkeypatch):
-    """A class census of each: 4-bit where meant, whole where meant, adapters where meant."""
+def test_every_quantized_recipe_has_the_expected_module_classes(file, tiny_omni, family, monkeypatch):
+    """Prevents: 4-bit modules, or adapters, where none are meant."""
     monkeypatch.chdir(file.parents[2])
-    parser = RecipeParser(
-        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig)
-    )
+    parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig))
     arguments, *_ = parser.parse_args_and_config(
         ["--config", str(file), "--use_cpu", "true", "--model_name_or_path", str(tiny_omni)]
     )
@@ -228,16 +213,10 @@ def test_every_quantised_recipe_quantises_what_it_means_to(file, tiny_omni, fami
         "language_model",
         "audio_tower",
     }
-    nested = {
-        module.weight.quant_state.nested
-        for module in model.modules()
-        if type(module).__name__ == "Linear4bit"
-    }
+    nested = {module.weight.quant_state.nested for module in model.modules() if type(module).__name__ == "Linear4bit"}
     assert nested == {arguments.use_bnb_nested_quant}
     adapted = get_peft_model(model, load_peft_config(arguments, family))
-    kinds = {
-        type(module).__name__ for module in adapted.modules() if "lora" in type(module).__module__
-    }
+    kinds = {type(module).__name__ for module in adapted.modules() if "lora" in type(module).__module__}
     assert "Linear4bit" in kinds
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 7 * layers

@@ -1,4 +1,4 @@
-"""The student family: prompts, audio tokens, and where a chat template may lie."""
+"""Tests of the Qwen2.5-Omni family: prompts, audio tokens, chat templates."""
 
 import json
 import shutil
@@ -11,8 +11,8 @@ from trainer_ext.students.registry import load_student_family
 
 
 @pytest.mark.parametrize("samples", [1600, 4800, 5440, 16000, 16001, 48123, 160000])
-def test_the_prompt_holds_as_many_audio_tokens_as_the_tower_makes(family, student, samples):
-    """One too few and the model refuses the batch, hours into a run."""
+def test_the_prompt_has_as_many_audio_tokens_as_the_tower_makes(family, student, samples):
+    """Prevents: a batch that the model refuses hours into a run."""
     clip = np.random.default_rng(0).normal(size=samples).astype(np.float32) / 10
     inputs = family.extract_features([clip])
     ids = torch.tensor([family.encode_speech_prompt(samples, "")])
@@ -22,24 +22,22 @@ def test_the_prompt_holds_as_many_audio_tokens_as_the_tower_makes(family, studen
 
 
 def test_a_clip_too_short_for_one_audio_token_is_refused(family):
-    """Nothing would be heard, and the model would answer anyway."""
+    """Prevents: an answer to a clip of which the model gets nothing."""
     with pytest.raises(ValueError, match="too short"):
         family.encode_speech_prompt(100, "")
 
 
-def test_both_channels_read_the_same_system_prompt(family):
-    """Another system prompt in one channel would be measured as a gap between the modalities."""
+def test_both_channels_have_the_same_system_prompt(family):
+    """Prevents: measuring a difference of prompts as a modality gap."""
     text = family.tokenizer.decode(family.encode_text_prompt("What is one plus one?", "Be brief."))
     speech = family.tokenizer.decode(family.encode_speech_prompt(16000, "Be brief."))
     assert text.split("user")[0] == speech.split("user")[0]
     assert "Be brief." in text
-    assert "You are a helpful assistant." in family.tokenizer.decode(
-        family.encode_text_prompt("Hi", "")
-    )
+    assert "You are a helpful assistant." in family.tokenizer.decode(family.encode_text_prompt("Hi", ""))
 
 
 def test_a_chat_template_in_chat_template_json_is_found(tmp_path, lab_student):
-    """Published Omni repositories keep it there; tokenizers do not read that file."""
+    """Prevents: a missing template: published Omni repositories keep it in a file that tokenizers do not read."""
     shutil.copytree(lab_student, tmp_path / "student")
     template = tmp_path / "student" / "chat_template.jinja"
     content = template.read_text()
@@ -51,14 +49,14 @@ def test_a_chat_template_in_chat_template_json_is_found(tmp_path, lab_student):
 
 
 def test_an_unknown_family_is_refused_by_name(tmp_path):
-    """A model that nobody has taught this project to prompt would be prompted wrongly."""
+    """Prevents: wrong prompts for a model without a student family."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(ValueError, match="'llama' model"):
+    with pytest.raises(ValueError, match="unknown 'llama'"):
         load_student_family(str(tmp_path))
 
 
-def test_the_frozen_tower_is_heard_once_and_never_gone_back_through(family, lab_student):
-    """Checkpointing hooks the tower's first layer too, and would compute all of it again in every backward."""
+def test_the_frozen_tower_runs_once_and_is_not_recomputed(family, lab_student):
+    """Prevents: gradient checkpointing of the frozen tower, which recomputes it in every backward."""
     model = family.load_model(lab_student, dtype=torch.float32)
     model.activation_checkpointing_enable()
     model.enable_input_require_grads()

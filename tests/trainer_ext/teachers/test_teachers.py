@@ -1,4 +1,4 @@
-"""Every kind of teacher: what it thinks, what it costs, and when it must refuse."""
+"""Tests of every kind of teacher: targets, loading, and refusals."""
 
 import copy
 from types import SimpleNamespace
@@ -13,7 +13,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from tests.conftest import TEACHER, make_soft_targets
+from tests.support.lab import TEACHER
+from tests.support.soft_targets import make_soft_targets
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.loading.student import count_linear_classes
 from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
@@ -36,24 +37,20 @@ def loss_and_gradient(trainer, batch) -> tuple[float, torch.Tensor]:
 
 def states_of(teacher, batch) -> torch.Tensor:
     asked = {key: value for key, value in batch.items() if key.startswith("teacher_")}
-    return teacher.signal(asked, torch.arange(1)).states
+    return teacher.targets(asked, torch.arange(1)).hidden_states
 
 
 def lora(family, **arguments) -> LoraConfig:
     return LoraConfig(target_modules=family.lora_target_modules, **arguments)
 
 
-def test_a_stored_teacher_that_kept_everything_equals_the_live_one(
-    make_trainer, pairs, teacher, family, tmp_path
-):
-    """What is left is the rounding of log-probabilities to two bytes."""
+def test_a_stored_teacher_that_kept_everything_equals_the_live_one(make_trainer, pairs, teacher, family, tmp_path):
+    """Prevents: errors beyond the rounding of log-probabilities to two bytes."""
     live = make_trainer()
     expected, expected_gradient = loss_and_gradient(live, batch_of(live))
     rows = family.vocab_size
     make_soft_targets(tmp_path / "all", pairs, teacher, rows, k=rows)
-    table = SoftTargets.from_pretrained(
-        str(tmp_path / "all"), family=family, temperature=2.0, k=family.vocab_size
-    )
+    table = SoftTargets.from_pretrained(str(tmp_path / "all"), student=family, temperature=2.0, k=family.vocab_size)
     stored = make_trainer(teacher_kind="stored")
     stored.data_collator.teacher, stored.teacher = table, StoredTeacher(table)
     loss, gradient = loss_and_gradient(stored, batch_of(stored))
@@ -62,7 +59,7 @@ def test_a_stored_teacher_that_kept_everything_equals_the_live_one(
 
 
 def test_a_stored_teacher_of_64_ids_is_close_and_needs_no_teacher(make_trainer):
-    """Renormalised over the kept ids its gradient would be off by more than its own length at temperature 2."""
+    """Prevents: renormalizing over the kept ids, whose gradient error exceeds the gradient at temperature 2."""
     live, stored = make_trainer(), make_trainer(teacher_kind="stored")
     expected, expected_gradient = loss_and_gradient(live, batch_of(live))
     loss, gradient = loss_and_gradient(stored, batch_of(stored))
@@ -72,19 +69,19 @@ def test_a_stored_teacher_of_64_ids_is_close_and_needs_no_teacher(make_trainer):
 
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto", "offload"])
-def test_where_the_teacher_lives_does_not_change_what_it_thinks(make_trainer, teacher, device_map):
-    """A layer that comes back from the host's memory half, or in another precision."""
+def test_offloading_does_not_change_the_teachers_states(make_trainer, teacher, device_map):
+    """Prevents: a layer that returns from host memory incomplete or in another precision."""
     batch = batch_of(make_trainer())
     elsewhere = LiveTeacher.from_pretrained(TEACHER, dtype="float32", device_map=device_map)
     elsewhere.attach(torch.nn.Module(), torch.device("cpu"), 2.0)
     assert torch.equal(states_of(elsewhere, batch), states_of(teacher, batch))
-    assert torch.equal(elsewhere.head, teacher.head)
+    assert torch.equal(elsewhere.lm_head_weight, teacher.lm_head_weight)
     offloaded = {p.device.type for p in elsewhere.model.base_model.parameters()} == {"meta"}
     assert offloaded == (device_map == "offload")
 
 
-def test_a_teacher_in_4_bit_thinks_nearly_the_same_with_its_head_whole(make_trainer, teacher):
-    """Quantized where it is not meant to be, a teacher's probabilities are noise."""
+def test_a_4_bit_teacher_is_close_and_keeps_its_head_unquantized(make_trainer, teacher):
+    """Prevents: a quantized head, which makes the teacher's probabilities noise."""
     small = LiveTeacher.from_pretrained(TEACHER, dtype="float32", load_in_4bit=True)
     census = count_linear_classes(small.model)
     assert set(census.pop("lm_head", {"Linear": 1})) == {"Linear"}
@@ -97,8 +94,8 @@ def test_a_teacher_in_4_bit_thinks_nearly_the_same_with_its_head_whole(make_trai
     assert loss_and_gradient(trainer, batch)[0] == pytest.approx(whole, rel=0.2)
 
 
-def test_a_teacher_that_reworks_its_logits_is_refused(teacher):
-    """Soft-capped logits are not states times head: the divergence would be from another model."""
+def test_a_teacher_with_soft_capped_logits_is_refused(teacher):
+    """Prevents: the divergence from another model: such logits are not states times head."""
     config = Gemma2Config(
         vocab_size=100,
         hidden_size=32,
@@ -113,28 +110,28 @@ def test_a_teacher_that_reworks_its_logits_is_refused(teacher):
     capped = Gemma2ForCausalLM(config)
     capped.get_output_embeddings().weight.data.normal_()  # logits of up to 20 or so
     with pytest.raises(ValueError, match="changes its logits after the head"):
-        LiveTeacher(capped, teacher.reader)
+        LiveTeacher(capped, teacher.encoder)
 
 
 @pytest.mark.parametrize("more", [128, -16])
 def test_a_teacher_of_other_vocabulary_rows_works_over_the_shared_ones(make_trainer, teacher, more):
-    """Qwen2.5-7B has 152,064 rows, Omni-3B 151,936: padding rows that mean nothing must not get any mass."""
+    """Prevents: probability on padding rows: Qwen2.5-7B has 152,064 rows, Omni-3B 151,936."""
     other = copy.deepcopy(teacher.model)
-    rows = len(teacher.head) + more
+    rows = len(teacher.lm_head_weight) + more
     other.resize_token_embeddings(rows, mean_resizing=False)
     if more > 0:  # rows that would take all the mass if they counted
         other.get_output_embeddings().weight.data[-more:] = 10.0
     trainer = make_trainer()
     batch = batch_of(trainer)
     same, gradient = loss_and_gradient(trainer, batch)
-    trainer.teacher = LiveTeacher(other, teacher.reader)
+    trainer.teacher = LiveTeacher(other, teacher.encoder)
     loss, other_gradient = loss_and_gradient(trainer, batch)
     assert loss == pytest.approx(same, rel=1e-3 if more > 0 else 1e-2)
     assert (gradient - other_gradient).norm() < 0.05 * gradient.norm()
 
 
-def test_a_student_is_its_own_teacher_until_it_changes_and_never_follows(make_trainer, family):
-    """Adapters left on would make the teacher chase its student: the loss falls and nothing is taught."""
+def test_a_self_teacher_is_the_student_without_adapters(make_trainer, family):
+    """Prevents: a teacher that follows its student because the adapters stay on."""
     trainer = make_trainer(teacher_kind="self", peft_config=lora(family, lora_dropout=0.5))
     batch = batch_of(trainer)
     before = states_of(trainer.teacher, batch)
@@ -147,8 +144,8 @@ def test_a_student_is_its_own_teacher_until_it_changes_and_never_follows(make_tr
     assert all(p.requires_grad for p in adapters)
 
 
-def test_a_student_of_its_own_starts_with_nothing_to_learn_from_text(make_trainer, family):
-    """Text meets the very same text: the KL of t2t is zero, that of s2t is the modality gap."""
+def test_a_self_taught_run_starts_with_zero_kl_on_text(make_trainer, family):
+    """Prevents: a KL of t2t other than zero, or of s2t other than the modality gap."""
     trainer = make_trainer(teacher_kind="self", peft_config=lora(family), max_steps=1)
     trainer.train()
     logs = trainer.state.log_history[0]
@@ -157,25 +154,25 @@ def test_a_student_of_its_own_starts_with_nothing_to_learn_from_text(make_traine
 
 
 def test_only_a_student_with_adapters_can_be_its_own_teacher(make_trainer):
-    """Without adapters there is nothing to switch off: teacher and student would be one, at no loss."""
+    """Prevents: a run whose teacher always equals the student, with a KL of zero."""
     with pytest.raises(ValueError, match="adapters switched off, and this student has none"):
         make_trainer(teacher_kind="self")
 
 
-def test_a_student_that_trains_its_head_cannot_read_with_it(make_trainer, family):
-    """The teacher would be read by a head that moves."""
+def test_a_self_teacher_is_refused_when_the_head_is_trained(make_trainer, family):
+    """Prevents: teacher probabilities from a head that changes."""
     with pytest.raises(ValueError, match="leave the head frozen"):
         make_trainer(teacher_kind="self", peft_config=lora(family, modules_to_save=["lm_head"]))
 
 
 def test_a_head_with_lora_is_refused(make_trainer, family):
-    """The loss reads the head's weight, so the head's adapters would stay untrained without a word."""
+    """Prevents: adapters of the head that stay untrained: the loss reads the head's weight."""
     with pytest.raises(ValueError, match="adapter to `lm_head` is not supported"):
         make_trainer(peft_config=LoraConfig(target_modules=["lm_head", "q_proj"]))
 
 
 def test_a_whole_head_beside_adapters_is_trained(make_trainer, family):
-    """peft keeps two heads then; the gradient belongs to the copy that is saved."""
+    """Prevents: a gradient on the head that is not saved: peft keeps two."""
     trainer = make_trainer(peft_config=lora(family, modules_to_save=["lm_head"]), max_steps=2)
     head = trainer.model.get_output_embeddings().weight
     before = head.detach().clone()
@@ -185,7 +182,7 @@ def test_a_whole_head_beside_adapters_is_trained(make_trainer, family):
 
 
 def spoil(folder, tmp_path, change) -> str:
-    """A copy of the table, changed."""
+    """Return a changed copy of the table."""
     change(load_from_disk(str(folder))).save_to_disk(str(tmp_path / "other"))
     return str(tmp_path / "other")
 
@@ -196,46 +193,38 @@ def spoil(folder, tmp_path, change) -> str:
         ({"temperature": 3.0}, None, "another temperature: the run has 3.0"),
         ({"k": 32}, None, "another soft_targets_k: the run has 32, the soft targets 64"),
         ({"teacher": "Qwen/Qwen2.5-7B-Instruct@main"}, None, "another teacher"),
-        ({}, {"tokenizer": "0123456789abcdef"}, "another student's tokenizer"),
+        ({}, {"tokenizer_hash": "0123456789abcdef"}, "another student's tokenizer"),
         ({}, {"vocab_size": 10**6}, "1000000 vocabulary rows, but the student has"),
     ],
 )
-def test_soft_targets_of_another_run_are_refused(
-    soft_targets, family, tmp_path, run, change, message
-):
-    """They would be read without an error, and teach something else."""
+def test_soft_targets_of_another_run_are_refused(soft_targets, family, tmp_path, run, change, message):
+    """Prevents: training on targets of other rows without an error."""
     source = str(soft_targets)
     if change is not None:
         source = spoil(soft_targets, tmp_path, lambda table: table.map(lambda row: change))
     with pytest.raises(ValueError, match=message):
-        SoftTargets.from_pretrained(
-            source, **{"family": family, "temperature": 2.0, "k": 64, **run}
-        )
+        SoftTargets.from_pretrained(source, **{"student": family, "temperature": 2.0, "k": 64, **run})
 
 
 def test_soft_targets_of_two_settings_are_refused(soft_targets, family, tmp_path):
-    """Two caches concatenated: half the rows would be read at another k."""
+    """Prevents: reading half of the rows at another k after two caches were concatenated."""
 
     def mix(table):
         other = table.map(lambda row: {"teacher": "someone else"})
         return concatenate_datasets([table, other])
 
     with pytest.raises(ValueError, match="mixes soft targets of 2 settings"):
-        SoftTargets.from_pretrained(
-            spoil(soft_targets, tmp_path, mix), family=family, temperature=2.0, k=64
-        )
+        SoftTargets.from_pretrained(spoil(soft_targets, tmp_path, mix), student=family, temperature=2.0, k=64)
 
 
-def test_missing_soft_targets_are_said_with_the_command_that_makes_them(family, pairs, tmp_path):
-    """Before the student is loaded; and a data set of questions is none of soft targets."""
-    settings = {"family": family, "temperature": 2.0, "k": 64}
+def test_missing_soft_targets_are_reported_with_the_command_that_makes_them(family, pairs, tmp_path):
+    """Prevents: loading the student first, or reading a data set of questions as soft targets."""
+    settings = {"student": family, "temperature": 2.0, "k": 64}
     for nowhere in ("outputs/soft/nowhere", "nobody/nowhere", str(tmp_path)):
         with pytest.raises(ValueError, match=r"recipes/cache_teacher\.py"):
             SoftTargets.from_pretrained(nowhere, **settings)
     pairs["train"].save_to_disk(str(tmp_path / "rows"))
-    with pytest.raises(
-        ValueError, match="holds no soft targets: it has no column prompt, response"
-    ):
+    with pytest.raises(ValueError, match="holds no soft targets: it has no column question_hash"):
         SoftTargets.from_pretrained(str(tmp_path / "rows"), **settings)
 
 
@@ -245,14 +234,14 @@ def test_missing_soft_targets_are_said_with_the_command_that_makes_them(family, 
         (lambda table: table.select(range(1, len(table))), "has no soft targets for it"),
         (
             lambda table: table.map(
-                lambda row, i: {"question": "0" * 16 if i == 0 else row["question"]},
+                lambda row, i: {"question_hash": "0" * 16 if i == 0 else row["question_hash"]},
                 with_indices=True,
             ),
             "those of another question or system prompt",
         ),
         (
             lambda table: table.map(
-                lambda row, i: {"response": "0" * 16 if i == 0 else row["response"]},
+                lambda row, i: {"response_hash": "0" * 16 if i == 0 else row["response_hash"]},
                 with_indices=True,
             ),
             "those of another response",
@@ -262,47 +251,43 @@ def test_missing_soft_targets_are_said_with_the_command_that_makes_them(family, 
 def test_a_row_without_its_soft_targets_is_named_before_training(
     make_trainer, soft_targets, family, pairs, tmp_path, change, message
 ):
-    """Found at that row's step, hours later, or read beside another answer."""
-    table = SoftTargets.from_pretrained(
-        spoil(soft_targets, tmp_path, change), family=family, temperature=2.0, k=64
-    )
+    """Prevents: a failure at that row's step, hours later, or targets of another answer."""
+    table = SoftTargets.from_pretrained(spoil(soft_targets, tmp_path, change), student=family, temperature=2.0, k=64)
     with pytest.raises(ValueError, match=message) as caught:
         check_rows(pairs["train"], family, table, ["t2t", "s2t"], "teacher")
     assert pairs["train"]["id"][0] in str(caught.value)
 
 
 def test_a_table_read_at_another_temperature_than_the_runs_is_refused(make_trainer, make_teacher):
-    """Kept ids at one temperature and the tail at another: a distribution that does not sum to one."""
+    """Prevents: a distribution that does not sum to one: kept ids and tail at different temperatures."""
     with pytest.raises(ValueError, match=r"read at temperature 1\.0, the run's is 2\.0"):
         make_trainer(teacher_kind="stored", teacher=make_teacher("stored", temperature=1.0))
 
 
 def test_a_quantised_teacher_cannot_be_offloaded():
-    """bitsandbytes would fail from its inside, after the download."""
+    """Prevents: an error from inside bitsandbytes after the download."""
     with pytest.raises(ValueError, match="exclude each other"):
-        ModelArguments(
-            model_name_or_path="x", teacher_load_in_4bit=True, teacher_device_map="offload"
-        )
+        ModelArguments(model_name_or_path="x", teacher_load_in_4bit=True, teacher_device_map="offload")
 
 
 def test_under_zero3_a_teacher_in_memory_is_refused(monkeypatch):
-    """It would be sharded with the student, and its head read as an empty tensor."""
+    """Prevents: reading an empty head: ZeRO-3 would shard the teacher with the student."""
     monkeypatch.setattr("trainer_ext.teachers.live.is_deepspeed_zero3_enabled", lambda: True)
-    with pytest.raises(
-        ValueError, match=r"under ZeRO-3 the teacher would be shared.*without_zero3_init"
-    ):
+    with pytest.raises(ValueError, match=r"ZeRO-3 would partition the teacher.*without_zero3_init"):
         LiveTeacher.from_pretrained(TEACHER)
 
 
 def test_an_empty_teacher_under_fsdp_is_refused(monkeypatch):
-    """With `fsdp_cpu_ram_efficient_loading` every process but the first gets weights that nothing fills."""
+    """Prevents: an uninitialized teacher: `fsdp_cpu_ram_efficient_loading` fills the weights of the first process
+    alone.
+    """
     monkeypatch.setattr("trainer_ext.teachers.live.is_fsdp_enabled", lambda: True)
     with pytest.raises(ValueError, match="fsdp_cpu_ram_efficient_loading is on"):
         LiveTeacher.from_pretrained(TEACHER)
 
 
 def test_models_are_read_whole_under_zero3(make_config):
-    """transformers cannot build Qwen2.5-Omni in parts, and a teacher in parts cannot be read."""
+    """Prevents: loading Qwen2.5-Omni in parts, which transformers cannot, or a teacher in parts."""
     config = make_config()
     assert config.deepspeed_plugin is None
     with without_zero3_init(config):  # nothing to do
@@ -313,14 +298,14 @@ def test_models_are_read_whole_under_zero3(make_config):
         assert is_deepspeed_zero3_enabled()
         with without_zero3_init(config):
             assert not is_deepspeed_zero3_enabled()
-            assert len(LiveTeacher.from_pretrained(TEACHER).head) == 936
+            assert len(LiveTeacher.from_pretrained(TEACHER).lm_head_weight) == 936
         assert is_deepspeed_zero3_enabled()
     finally:
         unset_hf_deepspeed_config()
 
 
-def test_who_holds_a_part_of_the_weights(make_config, monkeypatch):
-    """Read straight onto every card, a model that is shared because it does not fit would not fit."""
+def test_sharded_models_are_loaded_on_the_cpu(make_config, monkeypatch):
+    """Prevents: loading a model directly onto every GPU that is sharded because it does not fit one."""
     config = make_config()
     assert not shards_parameters(config)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
@@ -330,8 +315,8 @@ def test_who_holds_a_part_of_the_weights(make_config, monkeypatch):
         assert shards_parameters(config) == (stage == 3)
 
 
-def test_ids_beyond_two_bytes_come_back(soft_targets, family):
-    """Half of a 151,936-row vocabulary does not fit the low column alone."""
+def test_ids_above_65535_are_stored(soft_targets, family):
+    """Prevents: losing half of a vocabulary of 151,936 rows."""
     table = load_from_disk(str(soft_targets)).select([0])
     ids = np.arange(len(table[0]["ids_low"])) * 331 + 60_000
     for name, part, kind in (("ids_low", ids & 0xFFFF, "uint16"), ("ids_high", ids >> 16, "uint8")):

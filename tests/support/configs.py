@@ -1,0 +1,6 @@
+"""The recipes' YAML files."""
+
+from tests.support.lab import ROOT
+
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+DATA_CONFIGS = sorted((ROOT / "recipes" / "configs" / "data").glob("*.yaml"))
