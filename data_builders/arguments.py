@@ -182,7 +182,8 @@ class PipelineArguments:
     workers: int = HfArg(default=1, help="Processes of this machine, or tasks of a cluster.")
     shard: str = HfArg(
         default="0/1",
-        help="i/N: this machine's part of the shards. Every machine has as many workers; once without it finishes.",
+        help="i/N: this machine's part of the shards. Give every machine the same `workers`; then run once without "
+        "`shard` to assemble the data set.",
     )
     executor: str = HfArg(default="local", help="datatrove's executor: local, slurm or ray.")
     executor_options: list[str] = HfArg(
@@ -256,6 +257,10 @@ class DataArguments(VoiceArguments):
         if (self.dataset_name is None) == (self.questions is None):
             raise ValueError(
                 "set one of `dataset_name` (a finished data set) and `questions` (questions to build from)"
+            )
+        if self.speech_engine == "server":
+            raise ValueError(
+                "speech_engine: a server's speech is made by recipes/build_data.py; train on its folder by dataset_name"
             )
         if self.speech_column not in ("speech", "noisy_speech"):
             raise ValueError(f"speech_column is speech or noisy_speech, got {self.speech_column!r}")

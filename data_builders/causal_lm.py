@@ -6,7 +6,7 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-# A device map of ours: layers stay in host memory and visit the device one by one.
+# Our device map beside those of accelerate: layers stay in host memory and are copied to the device one at a time.
 OFFLOAD = "offload"
 
 

@@ -1,4 +1,4 @@
-"""The data contract: one row is one question, asked twice. The only place where columns are named.
+"""Columns of the data sets. A row is one question as text and, unless it trains text alone, as speech.
 
 | column           | type                  | meaning                                                            |
 |------------------|-----------------------|--------------------------------------------------------------------|
@@ -8,7 +8,7 @@
 | question         | string                | the question as text                                               |
 | spoken_text      | string or null        | the question as it is read out: numbers and signs as words         |
 | gold_response    | string or null        | the answer that the source came with                               |
-| reference        | string or null        | the last words of every right answer, for exact scoring            |
+| reference        | string or null        | last words of a correct answer; exact_answer compares with them    |
 | teacher_response | string or null        | the teacher's own answer                                           |
 | teacher          | string or null        | model @ revision and generation settings of `teacher_response`     |
 | speech           | Audio, 16 kHz mono    | the question spoken; null where there is none                      |

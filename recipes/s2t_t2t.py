@@ -145,7 +145,7 @@ def show_run(
     seconds: float,
 ) -> dict[str, Any]:
     """Print the table and write plots.png and report.json; returns the report."""
-    show_table(before, after)
+    show_table(before, after, trainer.args.evaluator)
     plot_run(folder / "plots.png", trainer.state.log_history, before, after)
     facts = {
         "seconds": round(seconds, 1),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two cores
 os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run on the CPU; read when triton is first imported
 
 import datasets

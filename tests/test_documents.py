@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import sys
 import tomllib
@@ -82,14 +83,15 @@ def test_every_file_it_names_exists(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=label)
-def test_every_python_block_runs(document, tmp_path):
+def test_every_python_block_runs(document, tmp_path, monkeypatch):
     """Prevents: an example with a module that moved, an undefined name, or an option that stops it on a CPU."""
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", document.read_text(), re.S)):
         questions = write_every(14, tmp_path / "questions.jsonl")
         block = block.replace("outputs/", f"{tmp_path}/").replace("recipes/tiny_lab/questions.jsonl", str(questions))
         script = tmp_path / f"block_{number}.py"
         script.write_text(block.replace("DataArguments(", f"DataArguments(cache_dir={str(tmp_path)!r}, "))
-        run([sys.executable, str(script)])
+        monkeypatch.chdir(ROOT)
+        runpy.run_path(str(script))
 
 
 def test_every_command_is_one_that_a_test_runs():

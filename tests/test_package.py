@@ -1,5 +1,6 @@
 """Tests of the built wheel in a fresh environment, outside the repository."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.lab import ROOT, write_every
+
 WRITE_CARDS = """
 import sys
 from pathlib import Path
@@ -67,3 +69,16 @@ def test_an_installed_wheel_writes_every_card(installed, tmp_path):
     subprocess.run([installed, "-c", WRITE_CARDS, str(tmp_path), str(ROOT)], check=True, cwd=tmp_path)
     for name in ("data", "model", "export"):
         assert "{{" not in (tmp_path / name / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_clones_recipes_train_with_the_installed_wheel(installed, tmp_path):
+    """Prevents: a recipe that needs files of the repository which the wheel lacks, hidden by editable installs."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
+    words = ["--questions", str(write_every(20, tmp_path / "questions.jsonl")), "--max_steps", "3"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["HF_HUB_OFFLINE"] = "1"
+    command = [installed, "recipes/s2t_t2t.py", *words, "--output_dir", "outputs/run", "--cache_dir", "outputs/data"]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=300)
+    assert (tmp_path / "outputs" / "run" / "adapter_model.safetensors").is_file()
+    assert "exact_answer on held-out questions" in (tmp_path / "outputs" / "run" / "README.md").read_text()

@@ -66,7 +66,7 @@ class CrossModalDistillConfig(SFTConfig):
                 "teacher_kind: none"
             )
         if not 0 < self.beta < 1:
-            raise ValueError(f"beta must be between 0 and 1, got {self.beta}; its ends are forward_kl and reverse_kl")
+            raise ValueError(f"beta must be between 0 and 1, got {self.beta} (or use forward_kl, reverse_kl)")
         for name, known in (
             ("teacher_kind", TEACHER_KINDS),
             ("divergence", DIVERGENCES),
@@ -114,7 +114,7 @@ class ModelArguments(ModelConfig):
     teacher_device_map: str | None = HfArg(
         default=None,
         help="Place of the teacher: unset, beside the student; a device ('cuda:1', 'cpu'); 'auto', spread over free "
-        "devices; 'offload', in host memory, each layer visiting the student's device.",
+        "devices; 'offload': layers stay in host memory and are copied to the student's device one at a time.",
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Calls to engines and servers: bounded concurrency, and the two failures that are nobody's row."""
+"""Calls to engines and servers: bounded concurrency, and failures that do not reject a row."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait

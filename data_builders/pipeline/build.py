@@ -4,7 +4,6 @@ Every stage looks into its cache first, so a second run does no work, a killed r
 and verification alone. The manifest of a folder names the build that made it.
 """
 
-import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from data_builders.speech.augmentation import check_augmentations
 from data_builders.speech.recordings import recordings_per_split
 from data_builders.speech.synthesis import find_engine
 from data_builders.speech.verification import NO_RECOGNIZER, find_recognizer
-from data_builders.storage.atomic import write_atomic
+from data_builders.storage.atomic import exclusive, write_atomic
 from data_builders.storage.call_cache import content_key
 from data_builders.storage.dataset_folder import load_dataset_folder, push_dataset
 
@@ -187,9 +186,7 @@ class Build:
                 return
             raise ValueError(f"{len(unfinished)} shards are not finished: run this again")
         folder = Path(self.settings.pipeline.output_dir)
-        with (self.shards / "finish.lock").open("w") as lock:
-            # Of several machines that reach the end together, one assembles.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with exclusive(self.shards / "finish.lock"):  # of several machines that reach the end together, one assembles
             if is_built(folder, self.key) and not self.settings.pipeline.retry_failed:
                 return
             manifest = assemble_dataset(self.settings, self.recordings, self.shards, self.key, self.teacher)

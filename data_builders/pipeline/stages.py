@@ -239,9 +239,11 @@ class VerificationStage:
         sentences: tuple[str, ...],
         clips: CallCache,
     ) -> dict[str, CallResult]:
-        self.verifier = self.verifier or SpeechVerifier(self.arguments)
         results: dict[str, CallResult] = dict.fromkeys(keys)
         found = {key: clip for key in keys if (clip := clips.get(calls[key].clip_key)) is not None}
+        if not found:  # all were rejected before
+            return results
+        self.verifier = self.verifier or SpeechVerifier(self.arguments)
         rows = [calls[key].row for key in found]
         checks = self.verifier.check(
             [

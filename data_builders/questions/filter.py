@@ -1,4 +1,4 @@
-"""The decision on each question: keep it with its spoken text, or reject it with a code."""
+"""Decide on every question: keep it with its spoken text, or reject it with a code."""
 
 from pathlib import Path
 

@@ -4,7 +4,7 @@
     folder/train-00000.parquet ...  the selected ones, one file per shard: the unit of work of all later stages
     folder/selection.json           counts and shards; written last
 
-The folder appears by one rename. A killed scan starts anew: it costs minutes, answers and speech cost nights.
+The folder appears by one rename. A killed scan starts again, which takes minutes.
 """
 
 import collections
@@ -26,7 +26,7 @@ from data_builders.questions.filter import QuestionFilter
 from data_builders.questions.read import SourceQuestion, fingerprint_source, read_questions
 from data_builders.questions.shard_writer import ShardWriter, parse_size
 from data_builders.schema import make_row_id
-from data_builders.storage.atomic import atomic_folder
+from data_builders.storage.atomic import atomic_folder, exclusive
 from data_builders.storage.call_cache import content_key
 from data_builders.storage.parquet import AtomicParquetWriter
 
@@ -80,9 +80,10 @@ def select_questions(
     max_bytes = parse_size(max_shard_size)
     key = fingerprint_selection(arguments, recordings, max_shard_size)
     target = cache_dir / "selections" / key
-    if not target.exists():
-        with atomic_folder(target) as folder:
-            write_selection(arguments, folder, ShardWriter(folder, recordings, max_bytes), quiet)
+    with exclusive(target.with_suffix(".lock")):  # machines with one cache_dir start together
+        if not target.exists():
+            with atomic_folder(target) as folder:
+                write_selection(arguments, folder, ShardWriter(folder, recordings, max_bytes), quiet)
     content = json.loads((target / "selection.json").read_text())
     return Selection(target, key, content["counts"], content["shards"])
 

@@ -152,7 +152,7 @@ def input_key(teacher_input: TeacherInput, settings: dict[str, Any]) -> str:
 
 
 def check_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise ValueError for a table of other settings, which may have taken a night."""
+    """Raise ValueError for a table made with other settings, instead of replacing it."""
     if not folder.exists():
         return
     table = load_from_disk(str(folder))

@@ -1,5 +1,6 @@
 """Files and folders that appear complete or not at all: written beside their place, synced, renamed."""
 
+import fcntl
 import hashlib
 import os
 import secrets
@@ -9,6 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIX = ".partial"
+
+
+@contextmanager
+def exclusive(file: Path) -> Iterator[None]:
+    """Hold a lock among processes and machines that share `file`'s folder; the kernel frees it when a process dies."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def temporary_path(path: Path) -> Path:

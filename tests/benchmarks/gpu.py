@@ -41,6 +41,7 @@ from trainer_ext.memory.plan import WEIGHTS
 from trainer_ext.memory.throughput import count_flops
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
+from trainer_ext.students.base import StudentEncoder
 from trainer_ext.students.registry import find_student_family, load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
@@ -103,7 +104,7 @@ def write_checkpoint(folder: Path, shapes: dict, config: dict, tokenizer: Path) 
     return folder
 
 
-def make_rows(family: Any, max_length: int, speech_seconds: float) -> Dataset:
+def make_rows(family: StudentEncoder, max_length: int, speech_seconds: float) -> Dataset:
     """Return rows with noise as speech and answers of the greatest length."""
     generator = np.random.default_rng(0)
     prompt = family.encode_speech_prompt(int(speech_seconds * SPEECH_RATE_HZ), "")
@@ -133,7 +134,7 @@ def make_rows(family: Any, max_length: int, speech_seconds: float) -> Dataset:
     return Dataset(table, info=DatasetInfo(features=FEATURES))
 
 
-def make_soft_targets(folder: Path, rows: Dataset, family: Any, k: int, temperature: float) -> str:
+def make_soft_targets(folder: Path, rows: Dataset, family: StudentEncoder, k: int, temperature: float) -> str:
     """Write random soft targets of the right size over the student's whole vocabulary."""
     generator = np.random.default_rng(0)
     vocabulary = family.vocab_size
@@ -191,7 +192,7 @@ def parse(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
 class PlainRows:
     """Collator of the student's rows and labels alone, for TRL's SFTTrainer."""
 
-    def __init__(self, family: Any) -> None:
+    def __init__(self, family: StudentEncoder) -> None:
         self.pairs = PairCollator(family, None)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:

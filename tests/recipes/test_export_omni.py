@@ -1,7 +1,6 @@
 """Tests of recipes/export_omni.py, from a checkpoint in the published layout to the loaded export."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,17 +55,6 @@ with torch.no_grad():
 assert not any(name.split(".")[0] in ("trainer_ext", "data_builders", "trl") for name in sys.modules)
 torch.save(results, output)
 """
-
-
-def export_in_a_process(trained, target: str, output: Path) -> None:
-    command = [sys.executable, "recipes/export_omni.py", "--trained", str(trained)]
-    subprocess.run(
-        [*command, "--target", target, "--output_dir", str(output)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture
@@ -137,7 +125,7 @@ def test_only_the_thinker_and_its_audio_tower_are_loaded(tiny_omni):
     model = family.load_model(str(tiny_omni), dtype=torch.float32)
     parts = {name.split(".")[1] for name, _ in model.named_parameters() if name != "lm_head.weight"}
     assert parts == {"audio_tower", "language_model"}
-    with pytest.raises(RuntimeError, match=r"vision tower\) was not loaded"):
+    with pytest.raises(RuntimeError, match="was not loaded"):
         model.model.visual(torch.zeros(1))
 
 
@@ -153,8 +141,7 @@ def test_an_adapter_is_exported_to_thinker_omni_and_omni_adapter(
     ours = train(base, adapter, pairs, teacher, make_config, dtype=dtype, use_peft=True, lora_r=8)
     family = load_student_family(str(base))
     untrained = ask(family.load_model(str(base), dtype=getattr(torch, dtype)), family)
-    export_in_a_process(adapter, "omni", tmp_path / "omni")
-    for target in ("thinker", "omni_adapter"):
+    for target in ("omni", "thinker", "omni_adapter"):
         assert not export(adapter, target, tmp_path / target)
     results = load_elsewhere(
         *(base, tmp_path / "thinker", tmp_path / "omni", tmp_path / "omni_adapter"),
@@ -187,6 +174,7 @@ def check_carried_over(base: Path, omni: Path) -> None:
     assert {tensor.dtype for name, tensor in after.items() if name.startswith("token2wav")} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_full_fine_tune_is_exported_with_its_talker(export, tiny_omni, tmp_path, pairs, teacher, make_config):
     """Prevents: an export without talker, voices and index, which must come from the base."""
     trained = tmp_path / "trained"
@@ -343,7 +331,7 @@ def test_inputs_that_cannot_be_exported_are_named_in_one_line(export, adapter, t
     base = ("--base", str(tiny_omni))
     assert "exists already" in export(adapter, "omni", tmp_path / "there")
     no_voice = export(adapter, "omni", tmp_path / "omni", "--base", lab_student)
-    assert "without talker and token2wav" in no_voice
+    assert "has the student's weights alone" in no_voice
     assert "by --base" in export(lab_student, "thinker", tmp_path / "thinker")
     assert "is no adapter" in export(lab_student, "vllm_adapter", tmp_path / "vllm", *base)
     assert "target is one of thinker, omni" in export(adapter, "gguf", tmp_path / "gguf")

@@ -1,5 +1,6 @@
 """Tests that the flat loop equals the trainer's step."""
 
+import copy
 import runpy
 import sys
 
@@ -14,10 +15,8 @@ from trainer_ext.students.distill_forward import install_distill_forward
 SCRIPT = ROOT / "recipes" / "flat_loop.py"
 
 
-def test_its_gradient_equals_the_trainers(make_trainer, pristine_student, family, teacher, monkeypatch):
+def test_its_gradient_equals_the_trainers(make_trainer, pristine_student, family, teacher):
     """Prevents: a file to learn from that teaches another loss."""
-    import copy
-
     flat_loop = runpy.run_path(str(SCRIPT))
     lora = LoraConfig(target_modules=family.lora_target_modules, init_lora_weights=False)
     torch.manual_seed(0)

@@ -27,7 +27,7 @@ def plan(monkeypatch, capsys):
 
 
 # A plan builds the whole model without weights, which takes seconds.
-PLANNED_BY_DEFAULT = ("tiny", "tiny_stored", "omni3b_full")
+PLANNED_BY_DEFAULT = ("tiny", "tiny_stored")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One optimizer step of the tiny lab in a process of its own; keeps the gradient it would apply.
+"""Take one optimizer step of the tiny lab, alone or in processes that torchrun starts; saves its gradient.
 
 python one_step.py '{"dataset": folder, "output": file, "soft_targets": folder, "per_device_train_batch_size": 4}'
 torchrun --standalone --nproc_per_node 2 one_step.py ...
@@ -7,6 +7,7 @@ torchrun --standalone --nproc_per_node 2 one_step.py ...
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from datasets import load_from_disk
@@ -22,7 +23,7 @@ LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
 
 
 class KeepGradient(TrainerCallback):
-    """Writes the gradients right before the optimizer uses them."""
+    """Save the gradients right before the optimizer uses them."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -36,10 +37,8 @@ class KeepGradient(TrainerCallback):
             )
 
 
-def main() -> None:
-    settings = json.loads(sys.argv[1])
-    dataset, output = load_from_disk(settings.pop("dataset")), settings.pop("output")
-    soft_targets = settings.pop("soft_targets")
+def take_step(dataset: str, output: str, soft_targets: str, **settings: Any) -> None:
+    """Train one step on the saved rows and write the gradient to the file `output`."""
     family = load_student_family(str(LAB / "student"))
     training = CrossModalDistillConfig(
         output_dir=str(Path(output).parent / "run"),
@@ -60,18 +59,18 @@ def main() -> None:
         teacher_model_name_or_path=str(LAB / "teacher"),
         dtype="float32",
     )
-    set_seed(0)  # adapters that do something from the start
+    set_seed(0)  # of the adapters, which are not zero
     adapters = LoraConfig(target_modules=family.lora_target_modules, init_lora_weights=False)
     CrossModalDistillTrainer(
         model=family.load_model(str(LAB / "student"), dtype="float32"),
         args=training,
         family=family,
         teacher=load_teacher(training, family, model.teacher, soft_targets),
-        train_dataset=dataset,
+        train_dataset=load_from_disk(dataset),
         peft_config=adapters if training.teacher_kind == "self" else None,
         callbacks=[KeepGradient(output)],
     ).train()
 
 
 if __name__ == "__main__":
-    main()
+    take_step(**json.loads(sys.argv[1]))

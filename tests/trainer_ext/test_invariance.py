@@ -1,7 +1,6 @@
 """Tests that batching, padding, accumulation and the number of processes do not change the gradient."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 
 from tests.support.gradients import TOLERANCE, difference, gradients
 from tests.support.lab import ROOT
+from tests.support.one_step import take_step
 from tests.support.processes import TORCHRUN, run
 from trainer_ext.collator import PairCollator
 
@@ -94,7 +94,7 @@ def test_pairs_in_one_batch_equal_two_passes_by_channel(trainer):
 
 @pytest.fixture
 def run_step(trainer, soft_targets, tmp_path):
-    """Return a function that takes one optimizer step in separate processes."""
+    """Return a function that takes one optimizer step with the trainer's rows and kind of teacher."""
     trainer.train_dataset.save_to_disk(str(tmp_path / "rows"))
     shared = {
         "dataset": str(tmp_path / "rows"),
@@ -105,10 +105,12 @@ def run_step(trainer, soft_targets, tmp_path):
 
 
 def run_one_step(folder: Path, processes: int, **arguments) -> dict[str, torch.Tensor]:
-    """Return the gradients of one optimizer step in separate processes, over gloo if there are several."""
+    """Return the gradients of one optimizer step, by this process or by several over gloo."""
     settings = {"output": str(folder / f"{processes}.safetensors"), **arguments}
-    launcher = [sys.executable] if processes == 1 else [*TORCHRUN, str(processes)]
-    run([*launcher, str(ROOT / "tests" / "support" / "one_step.py"), json.dumps(settings)])
+    if processes == 1:
+        take_step(**settings)
+    else:
+        run([*TORCHRUN, str(processes), str(ROOT / "tests" / "support" / "one_step.py"), json.dumps(settings)])
     return load_file(settings["output"])
 
 

@@ -15,10 +15,10 @@ from trainer_ext.evaluation.scores import ALL_SOURCES, Scores, scores_to_dict
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 
 
-def show_table(before: dict[str, Scores], after: dict[str, Scores]) -> None:
+def show_table(before: dict[str, Scores], after: dict[str, Scores], evaluator: str) -> None:
     """Print the scores of every source before and after, in percent, in 80 columns."""
     table = Table(
-        title="Exact answers on held-out questions, percent: before → after",
+        title=f"{evaluator} on held-out questions, percent: before → after",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,

@@ -95,7 +95,7 @@ class FineTuned:
 
 
 def load_trained(name_or_path: str, family: StudentFamily, revision: str | None = None) -> TrainedWeights:
-    """Load an adapter or a full fine-tune, whichever it is."""
+    """Load a trained student from an adapter or from a full fine-tune."""
     kind = MergedAdapter if is_adapter(name_or_path, revision) else FineTuned
     return kind(name_or_path, family, revision)
 

@@ -119,7 +119,7 @@ def export_full_model(patch: WeightPatch, base_folder: Path, output: Path, add_c
     base = SafetensorsFiles.from_pretrained(str(base_folder))
     if all(patch.to_memory_name(name) is not None for name in base.file_of):
         raise ValueError(
-            f"{base_folder} is a thinker without talker and token2wav: name the full model it came from by base"
+            f"{base_folder} has the student's weights alone: name the full model that they came from by base"
         )
     files = list_files(base_folder)
     with new_folder(output, sum(file.stat().st_size for file in files)) as folder:

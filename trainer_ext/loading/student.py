@@ -105,7 +105,9 @@ def check_not_quantized(model: PreTrainedModel, names: list[str]) -> None:
     """Raise RuntimeError if one of the named parts was quantized, or nothing at all was."""
     census = count_linear_classes(model)
     for name in names:
-        if quantized := {kind for kind in census.get(name, {}) if kind != "Linear"}:
+        inside = (module for path, module in model.named_modules() if f"{path}.".startswith(f"{name}."))
+        linear = {type(module).__name__ for module in inside if isinstance(module, torch.nn.Linear)}
+        if quantized := linear - {"Linear"}:
             raise RuntimeError(f"{name} came out as {', '.join(sorted(quantized))}; it must stay unquantized")
     if all(kind == "Linear" for kinds in census.values() for kind in kinds):
         raise RuntimeError("nothing was quantized: no linear layer of the language model changed its class")

@@ -14,7 +14,7 @@ def estimate_loss_bytes(
     trains_head: bool,
     half_precision: bool,
     copies_head: bool,
-    on_cuda: bool,
+    in_kernels: bool,
 ) -> int:
     """Return the peak bytes of `distillation_loss`, gradients of hidden states and head included.
 
@@ -22,6 +22,7 @@ def estimate_loss_bytes(
         tokens: scored tokens of the student.
         teacher_tokens: of a live teacher, or of the student as its own; None for stored targets or no teacher.
         half_precision: products with the heads are in half precision.
+        in_kernels: the chunks are computed by Triton kernels, which need no scratch buffers.
         copies_head: the head is kept in float32, and cast for the products.
     """
     chunk = even_chunk_size(tokens, teacher_tokens)
@@ -30,7 +31,7 @@ def estimate_loss_bytes(
     logits = FLOAT32 * vocab_size * (chunk + teacher_chunk)
     if half_precision:
         logits += 2 * vocab_size * chunk
-    scratch = 0 if on_cuda else FLOAT32 * BUFFERS * max(BLOCK_LOGITS["cpu"], vocab_size)
+    scratch = 0 if in_kernels else FLOAT32 * BUFFERS * max(BLOCK_LOGITS["cpu"], vocab_size)
     scratch = min(scratch, FLOAT32 * BUFFERS * vocab_size * chunk)
     states_grad = tokens * hidden_size * (head_bytes + FLOAT32)
     head = vocab_size * hidden_size

@@ -12,13 +12,13 @@ import triton.language as tl
 from torch import Tensor
 
 from trainer_ext.loss.chunk_torch import compare_outcomes
+from trainer_ext.loss.divergences import TRITON_CODES
 from trainer_ext.loss.objective import Objective
 from trainer_ext.loss.teacher_targets import LiveChunk, StoredChunk, TeacherChunk
 
 BLOCK = 4096
 WARPS = 8
 NO_DIVERGENCE = 0
-DIVERGENCE_CODES = {"forward_kl": 1, "reverse_kl": 2, "jsd": 3}  # of DIVERGENCES, for the kernel
 
 
 class TritonChunkLoss:
@@ -54,7 +54,7 @@ class TritonChunkLoss:
             shared,
             tau,
             weight,
-            DIVERGENCE_CODES[self.objective.divergence],
+            TRITON_CODES[self.objective.divergence],
             self.objective.beta,
             target.logits,
             normalize_rows(target.logits, shared, tau).log_norm_scaled,
@@ -221,7 +221,7 @@ def _terms(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE: tl.constexpr):
     elif DIVERGENCE == 2:
         value = tl.exp(log_q) * (log_q - log_p)
         q_times_grad = value
-    else:
+    elif DIVERGENCE == 3:
         a = log_p + log_beta
         b = log_q + log_rest
         larger = tl.maximum(a, b)

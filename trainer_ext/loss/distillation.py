@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainer_ext.loss.chunk_torch import TorchChunkLoss
+from trainer_ext.loss.divergences import TRITON_CODES
 from trainer_ext.loss.objective import PAPER_DEFAULTS, Objective
 from trainer_ext.loss.teacher_targets import (
     LiveChunk,
@@ -45,7 +46,7 @@ class LossParts:
 
     total: Tensor  # scalar, summed over tokens, carries the gradient
     ce: Tensor  # (N,)
-    kl: Tensor  # (N,), the divergence, whichever it is; zero without a teacher
+    kl: Tensor  # (N,), the configured divergence; zero without a teacher
     correct: Tensor  # (N,) bool, the label is the likeliest token
     entropy: Tensor  # (N,) of the student's distribution, in nats
 
@@ -220,8 +221,4 @@ def choose_chunk_loss(scratch_like: Tensor, objective: Objective) -> ChunkLoss:
 
 def uses_triton(device_type: str, divergence: str) -> bool:
     """Tell whether there are kernels for this device and divergence; all others run as plain torch."""
-    if device_type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    from trainer_ext.loss.chunk_triton import DIVERGENCE_CODES
-
-    return divergence in DIVERGENCE_CODES
+    return device_type == "cuda" and divergence in TRITON_CODES and importlib.util.find_spec("triton") is not None

@@ -4,8 +4,8 @@ A function takes log p and log q, (R, outcomes) each and normalized over the out
 divergence (R,) and writes q * dD/dq (R, outcomes) into `q_times_grad`. The gradient of the student's logits is then
 `q_times_grad - q * q_times_grad.sum(-1)`. log p may be overwritten. Logits are finite.
 
-A new divergence is one function here and one line in `DIVERGENCES`. On a GPU it runs as plain torch until
-chunk_triton.py has a form of it.
+A new divergence is one function here and one line in `DIVERGENCES`. On a GPU it runs as plain torch, unless
+`chunk_triton._terms` has a branch for it and `TRITON_CODES` names that branch.
 """
 
 import math
@@ -42,3 +42,4 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float, Tensor], Tensor]] = {
     "reverse_kl": reverse_kl,
     "jsd": jsd,
 }
+TRITON_CODES = {"forward_kl": 1, "reverse_kl": 2, "jsd": 3}  # 0 is no teacher

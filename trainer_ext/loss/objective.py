@@ -1,4 +1,4 @@
-"""The weights and the shape of the loss, with the paper's defaults (arXiv 2509.14930, section 4.1)."""
+"""Hyper-parameters of the loss, with the paper's defaults (arXiv 2509.14930, section 4.1)."""
 
 from dataclasses import dataclass
 

@@ -16,6 +16,7 @@ from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.loading.student import load_peft_config, read_dtype
 from trainer_ext.loss.alignment import IGNORE_INDEX
 from trainer_ext.loss.buffers import estimate_loss_bytes
+from trainer_ext.loss.divergences import TRITON_CODES
 from trainer_ext.memory.activations import Activations, measure_activations
 from trainer_ext.memory.sharding import ONE_PROCESS, Sharding
 from trainer_ext.students.base import StudentArchitecture
@@ -151,7 +152,7 @@ def plan_run(
             trains_head=peft_config is None,
             half_precision=precision.half,
             copies_head=precision.half and precision.computing.itemsize == 4,
-            on_cuda=on_cuda,
+            in_kernels=on_cuda and training.divergence in TRITON_CODES,
         ),
         state_bytes=2 if precision.half else 4,
         soft_targets_k=soft_targets_k if training.teacher_kind == "stored" else 0,
@@ -291,7 +292,8 @@ def count_teacher(config: PretrainedConfig, model: ModelArguments) -> tuple[int,
             layers += parameter.numel() if is_linear else 0
             quantized = is_linear and model.teacher_load_in_4bit
             size += count_nf4(parameter.numel(), nested=True) if quantized else parameter.nbytes
-    elsewhere = model.teacher_device_map is not None  # only its head is on the student's device
+    # Only the head is on the student's device. "auto" may leave all of it there.
+    elsewhere = model.teacher_device_map not in (None, "auto", "cuda", "cuda:0")
     return (head.weight.nbytes if elsewhere else size), layers
 
 

@@ -49,7 +49,7 @@ class StudentEncoder(Protocol):
 
     @property
     def max_speech_seconds(self) -> float:
-        """Longest clip the model takes; longer ones are refused, never cut."""
+        """Longest clip of the model. Row validation refuses longer ones."""
         ...
 
     def encode_text_prompt(self, question: str, system: str) -> list[int]:
@@ -123,7 +123,7 @@ class StudentArchitecture(Protocol):
 
 
 class StudentFamily(StudentEncoder, StudentArchitecture, Protocol):
-    """Both halves, for one checkpoint."""
+    """Encoder and architecture of one checkpoint."""
 
     config: PretrainedConfig
 

@@ -1,4 +1,4 @@
-"""A row's prompt by channel; the one place that knows what a channel asks with."""
+"""Encode the question of a row for a channel: as text (t2t) or as speech (s2t)."""
 
 from collections.abc import Mapping
 from typing import Any

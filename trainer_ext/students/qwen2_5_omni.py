@@ -46,7 +46,7 @@ class Qwen2_5OmniStudent:
     head_module = "lm_head"
     language_module = "model.language_model"
     unloaded_module = "model.visual"
-    # The default: packed rows concern the language model alone.
+    # Default attention by config: rows are packed in the language model only.
     attention = {"text_config": PACKED_ATTENTION, "audio_config": "sdpa"}
     model_class = THINKER_CLASS
     card_note = (

@@ -26,6 +26,7 @@ thinker = {THINKER_CLASS}.from_pretrained("{{name}}")
         kind="full_model",
         pipeline_tag="any-to-any",
         usage="""The full model. The thinker is trained; talker, token2wav and voices are copies of the base's.
+The talker was not trained with the new thinker: spoken output may be worse than the base's.
 
 ```python
 from transformers import Qwen2_5OmniForConditionalGeneration

@@ -13,6 +13,6 @@ class UnloadedModule(nn.Module):
 
     def forward(self, *_, **__):
         raise RuntimeError(
-            "this part of the model (the vision tower) was not loaded: the student takes text and audio; load the "
-            "model by transformers for pictures"
+            "this part of the model was not loaded: the student takes text and audio; load the whole model by "
+            "transformers for other inputs"
         )

@@ -15,7 +15,8 @@ from trainer_ext.teachers.prompts import StudentPromptEncoder
 class SelfTeacher:
     """The untrained student, reading the written question.
 
-    Ultravox and CORD (arXiv 2601.16547) teach speech this way. It cannot teach what the student has forgotten.
+    Ultravox and CORD (arXiv 2601.16547) teach speech this way. It does not restore knowledge that the
+    student has lost.
     """
 
     kind = "self"

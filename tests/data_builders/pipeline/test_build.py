@@ -141,6 +141,7 @@ def test_a_missing_file_is_named(tmp_path):
         ({}, "set one of `dataset_name`"),
         ({"questions": "a", "dataset_name": "b"}, "set one of `dataset_name`"),
         ({"questions": "a", "recordings_per_question": 2}, "recordings_per_question is 2"),
+        ({"questions": "a", "speech_engine": "server"}, "made by recipes/build_data"),
         ({"questions": "a", "test_voices": ["en-us"]}, "in both train_voices and test_voices"),
     ],
 )

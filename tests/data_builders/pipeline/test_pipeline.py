@@ -27,6 +27,7 @@ from tests.support.hub import HubServer
 from tests.support.lab import ROOT, TEACHER, write_questions
 from tests.support.open_orca import make_rows
 from tests.support.processes import run
+from tests.support.run_script import run_script
 from tests.support.settings import make_settings, read_parquet
 
 CONFIG = ROOT / "recipes" / "configs" / "data" / "tiny.yaml"
@@ -56,6 +57,18 @@ def command(tmp_path, questions_file, **changes):
 
 def build(*arguments, **changes):
     return run(command(*arguments, **changes)).stdout
+
+
+@pytest.fixture
+def build_here(monkeypatch, capsys):
+    """Return `build` in this process, which has imported the libraries already."""
+
+    def run_here(*arguments, **changes):
+        output, error = run_script("build_data.py", command(*arguments, **changes)[2:], monkeypatch, capsys)
+        assert not error
+        return output
+
+    return run_here
 
 
 def digest(folder):
@@ -114,14 +127,14 @@ def test_others_load_it_by_its_folder(made, tmp_path):
     assert ours["train"][0]["speech"]["bytes"].startswith(b"fLaC")
 
 
-def test_a_second_run_does_nothing_and_another_voice_redoes_speech_alone(made, questions_file):
+def test_a_second_run_does_nothing_and_another_voice_redoes_speech_alone(made, questions_file, build_here):
     """Prevents: hours of generation and synthesis that are paid for twice."""
     tmp_path, _ = made
     before, stamps = digest(tmp_path / "made"), cache_stamps(tmp_path)
-    assert "%|" not in build(tmp_path, questions_file)
+    assert "%|" not in build_here(tmp_path, questions_file)
     assert digest(tmp_path / "made") == before
     assert cache_stamps(tmp_path) == stamps
-    build(tmp_path, questions_file, output_dir=tmp_path / "other", test_voices=["en-029"])
+    build_here(tmp_path, questions_file, output_dir=tmp_path / "other", test_voices=["en-029"])
     after = cache_stamps(tmp_path)
     assert {file.parent.name for file in stamps if after[file] != stamps[file]} == {"speech", "verification"}
 
@@ -173,14 +186,14 @@ def count_clips(tmp_path):
     return clips
 
 
-def test_a_build_killed_between_clips_ends_in_the_same_bytes(made, questions_file, tmp_path):
+def test_a_build_killed_between_clips_ends_in_the_same_bytes(made, questions_file, tmp_path, build_here):
     """Prevents: a power cut that costs finished work or changes the data set. `pytest -m slow` has twenty kills."""
     process = start(tmp_path, questions_file)
     while count_clips(tmp_path) < 5 and process.poll() is None:
         time.sleep(0.005)
     kill(process, tmp_path)
     assert not (tmp_path / "made").exists()
-    build(tmp_path, questions_file)
+    build_here(tmp_path, questions_file)
     assert digest(tmp_path / "made") == digest(made[0] / "made")
 
 
@@ -222,9 +235,9 @@ class SwappingEngine(EspeakEngine):
 
 def test_swapped_clips_are_found(tmp_path, monkeypatch):
     """Prevents: wrong answers to right questions, from a queue that lost its order."""
-    questions = [row["question"] for row, label in make_rows(300) if label == "yes"][:60]
+    questions = [row["question"] for row, label in make_rows(300) if label == "yes"][:40]
     file = write_questions(tmp_path / "questions.jsonl", questions)
-    wrong = random.Random(0).sample(questions, 3)
+    wrong = random.Random(0).sample(questions, 2)
     others = dict(zip(wrong, [*wrong[1:], wrong[0]], strict=True))
     SwappingEngine.swapped = {normalize_for_tts(a): normalize_for_tts(b) for a, b in others.items()}
     monkeypatch.setattr(data_builders.pipeline.stages, "load_engine", lambda _: SwappingEngine())
@@ -302,6 +315,16 @@ def test_rows_that_are_never_spoken_need_no_recognizer(questions_file, tmp_path)
     assert len(rows) == len(train)
     assert set(rows["voice"]) == {None}
     assert all(channels == ["t2t"] for channels in rows["channels"])
+
+
+def test_a_shard_whose_clips_were_all_rejected_needs_no_recognizer(tmp_path):
+    """Prevents: a recognizer that is loaded for no clip, and fails at it in every run."""
+    asked = [{"question": "Who wrote it?"}, {"question": "What comes after Wednesday?", "channels": ["t2t"]}]
+    file = write_questions(tmp_path / "questions.jsonl", asked)
+    unable = {"recognizer": "whisper", "recognizer_model": "none", "train_voices": ["xx-nope"]}
+    folder = build_dataset(small(tmp_path, file, **unable))
+    assert [row["rejected_code"] for row in read_parquet(folder / "rejected")] == ["not_spoken"]
+    assert load_dataset_folder(str(folder))["train"]["question"] == ["What comes after Wednesday?"]
 
 
 @pytest.mark.parametrize(

@@ -181,4 +181,4 @@ def test_an_empty_selection_is_refused_with_its_reasons(tmp_path):
     """Prevents: an empty data set that only the trainer notices."""
     with pytest.raises(ValueError, match=r"no question is left; dropped: .*'too_short': 1"):
         make(tmp_path, [{"question": "Well?"}])
-    assert not list((tmp_path / "data" / "selections").glob("*"))
+    assert not list((tmp_path / "data" / "selections").glob("*/"))

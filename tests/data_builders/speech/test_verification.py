@@ -213,6 +213,7 @@ def test_recognition_needs_no_network():
     assert done.stdout.strip() == "['']", done.stderr
 
 
+@pytest.mark.slow
 def test_swapped_clips_are_found():
     """Prevents: clips in other rows after an error in a cache or a queue."""
     lines = (ROOT / "recipes" / "tiny_lab" / "questions.jsonl").read_text().splitlines()

@@ -98,7 +98,7 @@ def test_rows_without_reference_or_speech_are_not_scored(pairs):
 
 def test_terminal_json_and_card_report_the_same_scores(tmp_path, capsys, make_config, family):
     """Prevents: different figures in different places."""
-    show_table(BEFORE, AFTER)
+    show_table(BEFORE, AFTER, "exact_answer")
     shown = capsys.readouterr().out
     assert "80.0→98.0" in shown
     assert max(map(len, shown.splitlines())) <= 80

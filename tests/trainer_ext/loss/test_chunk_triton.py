@@ -10,7 +10,8 @@ import torch
 pytest.importorskip("triton")
 
 from trainer_ext.loss.chunk_torch import TorchChunkLoss
-from trainer_ext.loss.chunk_triton import DIVERGENCE_CODES, TritonChunkLoss
+from trainer_ext.loss.chunk_triton import TritonChunkLoss
+from trainer_ext.loss.divergences import TRITON_CODES
 from trainer_ext.loss.objective import Objective
 from trainer_ext.loss.teacher_targets import LiveChunk, StoredChunk
 
@@ -53,7 +54,7 @@ def make_chunk(tokens: int, rows: int, shared: int, k: int | None, seed: int = 0
     return logits, labels, StoredChunk(ids, log_probs, torch.full((tokens,), -1.3), shared)
 
 
-@pytest.mark.parametrize("divergence", sorted(DIVERGENCE_CODES))
+@pytest.mark.parametrize("divergence", sorted(TRITON_CODES))
 @pytest.mark.parametrize(
     ("tokens", "rows", "shared", "k"),
     [
