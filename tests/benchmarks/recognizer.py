@@ -88,7 +88,7 @@ def verify(checker: SpeechVerifier, clips: list[np.ndarray], questions: list[str
 
 def swap(clips: list[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
     """Return clips of which one in twenty is swapped, and the swapped indices."""
-    wrong = random.Random(1).sample(range(len(clips)), int(SWAPPED_SHARE * len(clips)))
+    wrong = random.Random(1).sample(range(len(clips)), max(2, int(SWAPPED_SHARE * len(clips))))
     swapped = list(clips)
     for here, there in zip(wrong, [*wrong[1:], wrong[0]], strict=True):
         swapped[here] = clips[there]

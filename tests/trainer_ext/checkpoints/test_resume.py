@@ -12,23 +12,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[3]
+from tests.support.lab import ROOT, write_every
+from tests.support.processes import ENVIRONMENT
+
 STEPS = 30
 
 
-def start(output_dir: Path, cache_dir: Path) -> subprocess.Popen:
+def start(output_dir: Path, data: Path) -> subprocess.Popen:
     """Start the recipe with a save at every step, so that many kills hit a save."""
     return subprocess.Popen(
         [
             sys.executable,
             "recipes/s2t_t2t.py",
             *("--config", "recipes/configs/tiny_t2t_only.yaml", "--channels", "t2t", "s2t"),
-            *("--output_dir", str(output_dir), "--cache_dir", str(cache_dir)),
+            *("--output_dir", str(output_dir), "--cache_dir", str(data)),
+            *("--questions", str(data / "questions.jsonl"), "--recordings_per_question", "2"),
             *("--max_steps", str(STEPS), "--save_steps", "1", "--save_total_limit", "2"),
             *("--resume_from_checkpoint", "true"),
         ],
         cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -43,11 +46,13 @@ def saved_steps(output_dir: Path) -> int:
 @pytest.mark.slow
 def test_ten_kills_end_with_the_weights_of_an_uninterrupted_run(tmp_path):
     """Prevents: the failed resumes of the base Trainer, which came back from 5 of 12 such kills."""
-    cache_dir = tmp_path / "data"
-    assert start(tmp_path / "straight", cache_dir).wait(timeout=600) == 0
+    data = tmp_path / "data"
+    data.mkdir()
+    write_every(10, data / "questions.jsonl")
+    assert start(tmp_path / "straight", data).wait(timeout=600) == 0
     chance, killed = random.Random(0), 0
     while killed < 10:
-        run = start(tmp_path / "killed", cache_dir)
+        run = start(tmp_path / "killed", data)
         reached = saved_steps(tmp_path / "killed")
         # Not before it has gone on by a step or two, so that all ten kills fall between first and last step.
         while saved_steps(tmp_path / "killed") < min(reached + 2, STEPS - 1) and run.poll() is None:
@@ -59,7 +64,7 @@ def test_ten_kills_end_with_the_weights_of_an_uninterrupted_run(tmp_path):
         run.wait()
         killed += 1
     assert killed == 10
-    assert start(tmp_path / "killed", cache_dir).wait(timeout=600) == 0
+    assert start(tmp_path / "killed", data).wait(timeout=600) == 0
     straight = load_file(tmp_path / "straight" / "adapter_model.safetensors")
     resumed = load_file(tmp_path / "killed" / "adapter_model.safetensors")
     assert straight.keys() == resumed.keys()
