@@ -45,7 +45,7 @@ def load() -> tuple:
     """Return student with LoRA, teacher, collator and training rows."""
     family = load_student_family(STUDENT)
     student = family.load_model(STUDENT, dtype="float32")
-    install_distill_forward(student, family.pack_rows)
+    install_distill_forward(student, family.packed_inputs)
     lora = LoraConfig(r=64, lora_alpha=128, target_modules=family.lora_target_modules)
     student = get_peft_model(student, lora)
     teacher = LiveTeacher.from_pretrained(TEACHER, dtype="float32")

@@ -93,7 +93,7 @@ class CrossModalDistillTrainer(SFTTrainer):
         self.add_callback(CompleteCheckpointCallback(args, self.accelerator))
         self.is_adapted = isinstance(self.model, PeftModel)
         base_model = self.model.get_base_model() if self.is_adapted else self.model
-        install_distill_forward(base_model, family.pack_rows)
+        install_distill_forward(base_model, family.packed_inputs)
         for parameter in self.model.parameters():
             # TRL casts adapters of a quantized model to bfloat16, in which Adam's small steps are rounded away.
             if self.is_adapted and parameter.requires_grad:

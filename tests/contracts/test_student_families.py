@@ -66,7 +66,7 @@ def check_model(family, checkpoint, rows):
     batch = PairBatch.split(PairCollator(family, None)(rows))
     padded = model.base_model(**batch.model_inputs, use_cache=False).last_hidden_state
     expected = gather_response_states(padded, batch.labels)
-    install_distill_forward(model, family.pack_rows)
+    install_distill_forward(model, family.packed_inputs)
     packed = model(**batch.model_inputs, distill=HiddenStatesRequest(batch.labels)).hidden_states
     assert (packed - expected).abs().max() < 1e-5 * expected.abs().max()
 

@@ -23,7 +23,7 @@ def test_its_gradient_equals_the_trainers(make_trainer, pristine_student, family
     trainer = make_trainer(peft_config=lora)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
     ours = copy.deepcopy(pristine_student)
-    install_distill_forward(ours, family.pack_rows)
+    install_distill_forward(ours, family.packed_inputs)
     torch.manual_seed(0)
     student = get_peft_model(ours, lora)
     student.load_state_dict(trainer.model.state_dict())

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Qwen2ForCa
 
 from data_builders.chat import encode_answer, encode_question
 from trainer_ext.students.base import ExportTarget
+from trainer_ext.students.empty_weights import place_empty_weights
 from trainer_ext.students.packed_attention import PACKED_ATTENTION
 
 SAMPLES_PER_TOKEN = 640
@@ -79,17 +80,7 @@ class TextOnlyStudent:
     def make_empty_model(config, dtype: torch.dtype = torch.float32):
         with torch.device("meta"):
             model = Qwen2ForCausalLM(config).to(dtype)
-        for module in model.modules():
-            for name, weight in list(module.named_parameters(recurse=False)):
-                placeholder = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
-                module.register_parameter(name, nn.Parameter(placeholder, requires_grad=False))
-        return model
-
-    def pack_rows(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-        mask = attention_mask.bool()
-        positions = (mask.cumsum(dim=-1) - 1)[mask]
-        packed = self.packed_inputs(positions, mask.sum(dim=-1).tolist())
-        return {"input_ids": input_ids[mask][None], **packed}
+        return place_empty_weights(model)
 
     @staticmethod
     def packed_inputs(positions: Tensor, row_lengths: list[int]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def main() -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     family = load_student_family(str(LAB / "student"))
     model = family.load_model(str(LAB / "student"), dtype="float32")
-    install_distill_forward(model, family.pack_rows)
+    install_distill_forward(model, family.packed_inputs)
     if world > 1:
         half = torch.bfloat16 if settings["bf16"] else None
         policy = MixedPrecisionPolicy(param_dtype=half, output_dtype=half)

@@ -140,10 +140,6 @@ class StudentFamily(StudentEncoder, StudentArchitecture, Protocol):
         """Read the weights that `load_model` left on disk, by their names in memory."""
         ...
 
-    def pack_rows(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-        """Pack rows (B, T) into one row of their S tokens without padding."""
-        ...
-
 
 @runtime_checkable
 class SpeakingFamily(StudentFamily, Protocol):

@@ -67,13 +67,15 @@ class HiddenStatesOutput(ModelOutput):
     hidden_states: Tensor = None  # type: ignore[assignment]  # (N, H)
 
 
-def install_distill_forward(model: PreTrainedModel, pack_rows: Callable[[Tensor, Tensor], dict[str, Any]]) -> None:
+def install_distill_forward(
+    model: PreTrainedModel, packed_inputs: Callable[[Tensor, list[int]], dict[str, Any]]
+) -> None:
     """Add the argument `distill` to `model.forward`; `model` is the base model, not its PEFT wrapper.
 
     The head is read as a weight: adapters on it would stay untrained, and TRL's trainer refuses them.
 
     Args:
-        pack_rows: converts `input_ids` and `attention_mask` (B, T) to the model's inputs for their S tokens in one row.
+        packed_inputs: the family's arguments for rows packed into one (`StudentArchitecture.packed_inputs`).
     """
     original_forward = model.forward
 
@@ -81,11 +83,12 @@ def install_distill_forward(model: PreTrainedModel, pack_rows: Callable[[Tensor,
     def forward(*args: Any, distill: DistillRequest | HiddenStatesRequest | None = None, **kwargs: Any) -> Any:
         if distill is None:
             return original_forward(*args, **kwargs)
-        input_ids, attention_mask = kwargs.pop("input_ids"), kwargs.pop("attention_mask")
-        packed = pack_rows(input_ids, attention_mask)
+        input_ids, mask = kwargs.pop("input_ids"), kwargs.pop("attention_mask").bool()
+        positions = (mask.cumsum(dim=-1) - 1)[mask]  # (S,)
+        packed = {"input_ids": input_ids[mask][None], **packed_inputs(positions, mask.sum(dim=-1).tolist())}
         hidden = model.base_model(*args, **packed, **kwargs, use_cache=False).last_hidden_state
         # A row's first token is never part of a response, so no label is predicted by the row before it.
-        labels = distill.labels[attention_mask.bool()][None]  # (1, S)
+        labels = distill.labels[mask][None]  # (1, S)
         hidden_states = gather_response_states(hidden, labels)  # (1, S, H) -> (N, H)
         if isinstance(distill, HiddenStatesRequest):
             return HiddenStatesOutput(hidden_states=hidden_states)

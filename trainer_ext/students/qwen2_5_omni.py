@@ -28,6 +28,7 @@ from transformers.utils import cached_file
 from data_builders.chat import DEFAULT_SYSTEM
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
 from trainer_ext.students import qwen2_5_omni_names
+from trainer_ext.students.empty_weights import place_empty_weights
 from trainer_ext.students.packed_attention import PACKED_ATTENTION
 from trainer_ext.students.qwen2_5_omni_exports import EXPORT_TARGETS, THINKER_CLASS
 from trainer_ext.students.unloaded_module import UnloadedModule
@@ -137,18 +138,7 @@ class Qwen2_5OmniStudent:
         with torch.device("meta"):
             model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(dtype)
         model.set_attn_implementation(Qwen2_5OmniStudent.attention)
-        for module in model.modules():
-            for name, weight in list(module.named_parameters(recurse=False)):
-                placeholder = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
-                module.register_parameter(name, nn.Parameter(placeholder, requires_grad=False))
-        return model
-
-    def pack_rows(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-        """Pack rows (B, T) into one row of their S tokens: `input_ids` (1, S) and `packed_inputs`."""
-        mask = attention_mask.bool()
-        positions = (mask.cumsum(dim=-1) - 1)[mask]
-        packed = self.packed_inputs(positions, mask.sum(dim=-1).tolist())
-        return {"input_ids": input_ids[mask][None], **packed}
+        return place_empty_weights(model)
 
     @staticmethod
     def packed_inputs(positions: Tensor, row_lengths: list[int]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def test_packed_rows_equal_padded_rows(family, lab_student, pairs, padding_side,
     inputs, labels = split_batch(collator([pairs["train"][i] for i in range(6)]))
     padded = student.base_model(**inputs, use_cache=False).last_hidden_state
     expected = gather_response_states(padded, labels)
-    install_distill_forward(student, family.pack_rows)
+    install_distill_forward(student, family.packed_inputs)
     packed = student(**inputs, distill=HiddenStatesRequest(labels)).hidden_states
     assert (packed - expected).abs().max() < 1e-5 * expected.abs().max()
 
@@ -36,7 +36,7 @@ def test_no_padding_goes_through_the_language_model(student, family, pairs):
     student.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"].shape), with_kwargs=True
     )
-    install_distill_forward(student, family.pack_rows)
+    install_distill_forward(student, family.packed_inputs)
     inputs, labels = split_batch(PairCollator(family, None)([pairs["train"][i] for i in range(6)]))
     student(**inputs, distill=HiddenStatesRequest(labels))
     tokens = int(inputs["attention_mask"].sum())

@@ -1,0 +1,14 @@
+"""Weights without memory, for models of which only shapes and names matter."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def place_empty_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Replace every weight of a model on the meta device by one zero that is expanded to its shape."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            placeholder = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
+            module.register_parameter(name, nn.Parameter(placeholder, requires_grad=False))
+    return model
