@@ -17,6 +17,7 @@ from data_builders.arguments import DataArguments
 from data_builders.causal_lm import TeacherSettings
 from data_builders.pairs import load_pairs
 from tests.support.lab import STUDENT, TEACHER, write_every
+from tests.support.quiet_training import QUIET
 from tests.support.servers import serve_speech, serve_teacher
 from tests.support.soft_targets import make_soft_targets
 from tests.support.tiny_omni import save_tiny_omni
@@ -140,13 +141,7 @@ def make_config(tmp_path):
             learning_rate=1e-3,
             lr_scheduler_type="constant",
             logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
-            activation_checkpointing=False,
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
+            **QUIET,
         )
         return CrossModalDistillConfig(**{**defaults, **arguments})
 

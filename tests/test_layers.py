@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.lab import ROOT
+
 # From the bottom up. A folder stands for all of its modules; a line may import itself and the lines above it.
 ORDER = """
 data_builders.schema data_builders.outcomes data_builders.registry

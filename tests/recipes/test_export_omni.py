@@ -20,7 +20,6 @@ from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
-ROOT = Path(__file__).parents[2]
 QUESTION = "What is the capital of France?"
 # For a separate process that imports nothing of this project.
 LOAD_ELSEWHERE = """

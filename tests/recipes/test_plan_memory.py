@@ -1,18 +1,17 @@
 """Tests of recipes/plan_memory.py with every recipe."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.configs import CONFIGS
+from tests.support.lab import ROOT
 from tests.support.run_script import run_script
 from trainer_ext.memory.gpus import DRIVER_NAMES, GPUS, find_gpu
 from trainer_ext.memory.sharding import Sharding, read_sharding
 from trainer_ext.students.registry import find_student_family
 
-ROOT = Path(__file__).parents[2]
 ACCELERATE = ROOT / "recipes" / "accelerate"
 MODELS = ROOT / "recipes" / "model_configs" / "Qwen"
 

@@ -6,7 +6,6 @@ torchrun --standalone --nproc_per_node 2 fsdp_step.py \
 
 import json
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from tests.support.lab import STUDENT, TEACHER
 from trainer_ext import PairCollator, load_student_family
 from trainer_ext.loss.alignment import IGNORE_INDEX
 from trainer_ext.loss.objective import Objective
@@ -22,15 +22,13 @@ from trainer_ext.pair_batch import PairBatch
 from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward
 from trainer_ext.teachers.live import LiveTeacher
 
-LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
-
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-    family = load_student_family(str(LAB / "student"))
-    model = family.load_model(str(LAB / "student"), dtype="float32")
+    family = load_student_family(STUDENT)
+    model = family.load_model(STUDENT, dtype="float32")
     install_distill_forward(model, family.packed_inputs)
     if world > 1:
         half = torch.bfloat16 if settings["bf16"] else None
@@ -40,7 +38,7 @@ def main() -> None:
         for layer in (*model.model.language_model.layers, *model.model.audio_tower.layers):
             fully_shard(layer, mp_policy=policy)
         fully_shard(model, mp_policy=policy)
-    teacher = LiveTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
+    teacher = LiveTeacher.from_pretrained(TEACHER, dtype="float32")
     rows = list(load_from_disk(settings["dataset"]))
     batch = PairCollator(family, teacher.encoder)(rows[rank::world])
     tokens = torch.tensor(int((batch["labels"] != IGNORE_INDEX).sum()))

@@ -15,11 +15,11 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import TrainerCallback, set_seed
 
+from tests.support.lab import STUDENT, TEACHER
+from tests.support.quiet_training import QUIET
 from trainer_ext import CrossModalDistillConfig, CrossModalDistillTrainer, load_student_family
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.loading.teacher import load_teacher
-
-LAB = Path(__file__).parents[2] / "recipes" / "tiny_lab"
 
 
 class KeepGradient(TrainerCallback):
@@ -39,30 +39,24 @@ class KeepGradient(TrainerCallback):
 
 def take_step(dataset: str, output: str, soft_targets: str, **settings: Any) -> None:
     """Train one step on the saved rows and write the gradient to the file `output`."""
-    family = load_student_family(str(LAB / "student"))
+    family = load_student_family(STUDENT)
     training = CrossModalDistillConfig(
         output_dir=str(Path(output).parent / "run"),
         max_steps=1,
         max_grad_norm=0.0,
         train_sampling_strategy="sequential",
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        bf16=False,
-        activation_checkpointing=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **QUIET,
         **settings,
     )
     model = ModelArguments(
-        model_name_or_path=str(LAB / "student"),
-        teacher_model_name_or_path=str(LAB / "teacher"),
+        model_name_or_path=STUDENT,
+        teacher_model_name_or_path=TEACHER,
         dtype="float32",
     )
     set_seed(0)  # of the adapters, which are not zero
     adapters = LoraConfig(target_modules=family.lora_target_modules, init_lora_weights=False)
     CrossModalDistillTrainer(
-        model=family.load_model(str(LAB / "student"), dtype="float32"),
+        model=family.load_model(STUDENT, dtype="float32"),
         args=training,
         family=family,
         teacher=load_teacher(training, family, model.teacher, soft_targets),

@@ -2,11 +2,10 @@
 
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.lab import ROOT
 
 
 def run_script(

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-ROOT = Path(__file__).parents[2]
+from tests.support.lab import ROOT
+
 START_SECONDS = 120
 
 

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-ROOT = Path(__file__).parents[2]
-STUDENT = ROOT / "recipes" / "tiny_lab" / "student"
+from tests.support.lab import LAB, ROOT
+
+STUDENT = LAB / "student"
 # Every weight of Qwen/Qwen2.5-Omni-7B and -3B, from their model.safetensors.index.json; N is any number.
 PUBLISHED_NAMES = (ROOT / "tests" / "support" / "published_names.txt").read_text().split()
 NUMBERED = re.compile(r"\.(layers|blocks|transformer_blocks|resblocks|ups|activations|convs1|convs2)\.\d+")

@@ -18,10 +18,10 @@ from data_builders.speech.measures import measure_audio
 from data_builders.speech.tts.espeak import EspeakEngine
 from data_builders.speech.verification import SpeechCheck, SpeechVerifier, find_recognizer
 from data_builders.speech.wer import compare_words, load_normalizer
+from tests.support.lab import ROOT
 from tests.support.tiny_whisper import save_tiny_whisper
 
 GOLDEN = Path(__file__).with_name("whisper_normalized.jsonl")
-ROOT = Path(__file__).parents[3]
 QUESTIONS = (
     "What is the capital of Norway?", "Which animal barks at strangers?", "Who wrote the story of the whale?",
     "How do I water a cactus in winter?", "Tell me a joke about a plumber.", "What comes after Wednesday?",
