@@ -27,18 +27,6 @@ def make_messages(question: str, system: str) -> list[dict[str, str]]:
     ]
 
 
-def encode_question(tokenizer: Any, question: str, system: str) -> list[int]:
-    """Return the prompt's token ids, up to the first token of the response."""
-    return tokenizer.apply_chat_template(
-        make_messages(question, system), add_generation_prompt=True, tokenize=True, return_dict=True
-    )["input_ids"]
-
-
-def encode_answer(tokenizer: Any, response: str) -> list[int]:
-    """Return the token ids that the loss scores: the answer and the end of the turn."""
-    return [*tokenizer.encode(response, add_special_tokens=False), tokenizer.eos_token_id]
-
-
 def hash_tokens(token_ids: list[int]) -> str:
     """Return a hash of a prompt's or a response's token ids."""
     return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()[:16]

@@ -14,6 +14,7 @@ from tests.support.lab import ROOT
 ORDER = """
 data_builders.schema data_builders.outcomes data_builders.registry
 data_builders.audio data_builders.chat data_builders.causal_lm data_builders.arguments
+data_builders.chat_encoder
 data_builders.storage data_builders.clients
 data_builders.questions data_builders.answers data_builders.speech data_builders.soft_targets
 data_builders.pipeline
@@ -29,7 +30,7 @@ trainer_ext.memory trainer_ext.export trainer_ext.evaluation
 """
 POSITION = {name: n for n, line in enumerate(ORDER.split("\n")) for name in line.split()}
 # All that training sees of the data: columns, clips, what a text LLM reads and how it is loaded, registries, files.
-SEEN_BY_TRAINING = {"schema", "audio", "chat", "causal_lm", "registry", "storage"}
+SEEN_BY_TRAINING = {"schema", "audio", "chat", "chat_encoder", "causal_lm", "registry", "storage"}
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts): file
     for package in ("data_builders", "trainer_ext")

@@ -45,6 +45,8 @@ def check_rows(
             f"the data set has no column {', '.join(missing)}; it has {', '.join(dataset.column_names)}. "
             "The columns are described in data_builders/schema.py"
         )
+    if teacher is not None:
+        teacher.check_student(student)
     clip_bytes = count_clip_bytes(dataset) if needs_speech else []
     trained = dict.fromkeys(channels, 0)
     lengths = []

@@ -74,7 +74,7 @@ def find_answer_generator(arguments: AnswerArguments) -> type[AnswerGenerator]:
 
 def answer_key(teacher: str, max_new_tokens: int, question: Question) -> str:
     """Return the cache key: everything an answer depends on."""
-    return content_key("answer", teacher, max_new_tokens, question.system, question.question)
+    return content_key("answer 2", teacher, max_new_tokens, question.system, question.question)
 
 
 def pack_answer(answer: Answer) -> bytes:

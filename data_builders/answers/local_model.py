@@ -13,7 +13,7 @@ from transformers import (
 from data_builders.answers.base import Answer, AnswerOutcome, Question
 from data_builders.arguments import AnswerArguments
 from data_builders.causal_lm import OFFLOAD, TeacherSettings, load_causal_lm
-from data_builders.chat import make_messages
+from data_builders.chat_encoder import ChatEncoder
 
 
 class LocalModel:
@@ -32,6 +32,8 @@ class LocalModel:
         if settings.device_map == OFFLOAD:
             settings = settings._replace(device_map="auto")
         self.model = load_causal_lm(settings).eval()
+        self.stop_ids = list_stop_ids(self.model.generation_config, self.tokenizer)
+        self.chat = ChatEncoder(self.tokenizer)
         # `generate` would fill unset options from the published settings: a repetition penalty, for instance.
         self.model.generation_config = GenerationConfig()
 
@@ -49,39 +51,43 @@ class LocalModel:
 
     def generate(self, batches: list[list[Question]]) -> Iterator[tuple[list[Question], list[AnswerOutcome]]]:
         for batch in batches:
-            answers = generate_greedily(self.model, self.tokenizer, batch, self.max_new_tokens)
+            prompts = [self.chat.encode_prompt(question.question, question.system) for question in batch]
+            answers = generate_greedily(self.model, self.tokenizer, prompts, self.max_new_tokens, self.stop_ids)
             yield batch, list(answers)
 
     def close(self) -> None:
         del self.model
 
 
+def list_stop_ids(published: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that end an answer: the published ones (Qwen2.5 has two), and the tokenizer's end of turn."""
+    ids = published.eos_token_id
+    ids = [] if ids is None else [ids] if isinstance(ids, int) else ids
+    return list(dict.fromkeys([tokenizer.eos_token_id, *ids]))
+
+
 @torch.no_grad()
 def generate_greedily(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: list[Question],
+    prompts: list[list[int]],
     max_new_tokens: int,
+    stop_ids: list[int],
 ) -> list[Answer]:
-    """Return the greedy answers to one batch."""
-    rendered = [
-        tokenizer.apply_chat_template(
-            make_messages(question.question, question.system),
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        for question in questions
-    ]
-    inputs = tokenizer(rendered, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    """Return the greedy answers to one batch of prompts; what follows a stop id is left out."""
+    inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(model.device)
     generated = model.generate(
         **inputs,
         generation_config=GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=stop_ids,
             pad_token_id=tokenizer.pad_token_id,
         ),
     )[:, inputs["input_ids"].shape[1] :]
-    ended = (generated == tokenizer.eos_token_id).any(dim=1).tolist()
-    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-    return [Answer(text.strip(), "stop" if end else "length") for text, end in zip(texts, ended, strict=True)]
+    answers = []
+    for ids in generated.tolist():
+        end = next((at for at, token_id in enumerate(ids) if token_id in stop_ids), None)
+        text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+        answers.append(Answer(text.strip(), "length" if end is None else "stop"))
+    return answers

@@ -1,32 +1,51 @@
-"""Answers of a model behind an OpenAI-compatible server: greedy, many requests in flight."""
+"""Answers of a model behind an OpenAI-compatible server: greedy, many requests in flight.
+
+A question goes to the server's chat, whose template then gives the ids that training computes. A question with the
+name of a control token in it goes as token ids instead: a server reads `<|im_end|>` in a chat as the end of the turn.
+"""
 
 from collections.abc import Iterator
+from typing import Any
+
+from openai import APIError
+from transformers import AutoTokenizer, GenerationConfig
 
 from data_builders.answers.base import STAGE, Answer, AnswerOutcome, Question
+from data_builders.answers.local_model import list_stop_ids
 from data_builders.arguments import AnswerArguments
 from data_builders.chat import make_messages
+from data_builders.chat_encoder import ChatEncoder
 from data_builders.clients.concurrent import map_concurrent
 from data_builders.clients.openai import connect, map_request_errors
 from data_builders.outcomes import Rejected
+
+# Servers that take these arguments beside OpenAI's own, by their name in /v1/models.
+TAKES_SAMPLING_ARGUMENTS = ("vllm", "sglang")
+LIST_SECONDS = 20  # to wait for the list of models
 
 
 class OpenAIServer:
     """A model behind an OpenAI-compatible server.
 
-    Greedy decoding needs vLLM's `--generation-config vllm`: its default applies the settings of the model's repository,
-    for Qwen2.5-Instruct a repetition penalty.
+    vLLM and SGLang apply the published generation settings, for Qwen2.5-Instruct a repetition penalty, unless a request
+    says otherwise; every request says so. Another server must decode greedily by itself.
 
     Args:
-        model: its name at the server.
+        model: its name at the server. If it names a folder or a Hub repository too, its tokenizer tells which questions
+            hold control tokens; otherwise all go to the chat as they are.
         in_flight: requests at a time.
     """
 
     batched = False
 
-    def __init__(self, base_url: str, model: str, max_new_tokens: int, in_flight: int) -> None:
+    def __init__(self, base_url: str, model: str, revision: str, max_new_tokens: int, in_flight: int) -> None:
         self.base_url, self.model, self.in_flight = base_url, model, in_flight
         self.max_new_tokens = max_new_tokens
         self.client = connect(base_url)
+        self.chat, stop_ids = load_chat(model, revision)
+        self.sampling: dict[str, Any] = {}
+        if self._takes_sampling_arguments():
+            self.sampling = {"repetition_penalty": 1.0, "stop_token_ids": stop_ids}
 
     @classmethod
     def from_arguments(cls, arguments: AnswerArguments) -> "OpenAIServer":
@@ -35,6 +54,7 @@ class OpenAIServer:
         return cls(
             arguments.teacher_base_url,
             arguments.teacher_model_name_or_path,
+            arguments.teacher_model_revision,
             arguments.answer_max_new_tokens,
             arguments.answer_batch_size,
         )
@@ -48,15 +68,40 @@ class OpenAIServer:
                 yield [question], [outcome]
 
     def _request(self, question: Question) -> Answer:
+        options: dict[str, Any] = {"temperature": 0, "max_tokens": self.max_new_tokens, "extra_body": self.sampling}
         with map_request_errors(self.base_url):
-            response = self.client.chat.completions.create(
-                model=self.model,
-                messages=make_messages(question.question, question.system),
-                temperature=0,
-                max_tokens=self.max_new_tokens,
+            if self.chat is None or not self.chat.names_control_token(*question):
+                messages: Any = make_messages(question.question, question.system)
+                answered = self.client.chat.completions.create(model=self.model, messages=messages, **options)
+                text, finish_reason = answered.choices[0].message.content, answered.choices[0].finish_reason
+            else:
+                prompt = self.chat.encode_prompt(question.question, question.system)
+                completed = self.client.completions.create(model=self.model, prompt=prompt, **options)
+                text, finish_reason = completed.choices[0].text, completed.choices[0].finish_reason
+        return Answer((text or "").strip(), finish_reason or "stop")
+
+    def _takes_sampling_arguments(self) -> bool:
+        """Tell by the server's list of models; a server without one, or out of reach, is taken for a plain one."""
+        try:
+            return any(
+                entry.owned_by in TAKES_SAMPLING_ARGUMENTS
+                for entry in self.client.with_options(max_retries=0, timeout=LIST_SECONDS).models.list()
             )
-        choice = response.choices[0]
-        return Answer((choice.message.content or "").strip(), choice.finish_reason or "stop")
+        except APIError:
+            return False
 
     def close(self) -> None:
         self.client.close()
+
+
+def load_chat(model: str, revision: str) -> tuple[ChatEncoder | None, list[int]]:
+    """Return the encoder and the stop ids of a model; None and no ids for a name that only the server knows."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    except (OSError, ValueError):
+        return None, []
+    try:
+        published = GenerationConfig.from_pretrained(model, revision=revision)
+    except OSError:  # it has none
+        published = GenerationConfig()
+    return ChatEncoder(tokenizer), list_stop_ids(published, tokenizer)

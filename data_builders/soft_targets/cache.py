@@ -17,14 +17,8 @@ from safetensors.numpy import load, save
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from data_builders.chat import (
-    TeacherInput,
-    encode_answer,
-    encode_question,
-    hash_question,
-    hash_tokens,
-    hash_vocabulary,
-)
+from data_builders.chat import TeacherInput, hash_question, hash_tokens, hash_vocabulary
+from data_builders.chat_encoder import ChatEncoder
 from data_builders.schema import SOFT_TARGET_FEATURES, SoftTarget
 from data_builders.storage.atomic import atomic_folder
 from data_builders.storage.call_cache import CallCache, content_key
@@ -46,12 +40,13 @@ def read_inputs(rows: Dataset, response_column: str, tokenizer: PreTrainedTokeni
     Raises:
         ValueError: no row has a response.
     """
+    chat = ChatEncoder(tokenizer)
     inputs = [
         TeacherInput(
             row["id"],
             hash_question(row["question"], row["system"]),
-            encode_question(tokenizer, row["question"], row["system"]),
-            encode_answer(tokenizer, row[response_column]),
+            chat.encode_prompt(row["question"], row["system"]),
+            chat.encode_response(row[response_column]),
         )
         for row in rows.select_columns(["id", "question", "system", response_column])
         if row[response_column]

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_builders.chat import make_messages
 from data_builders.questions.read import read_questions
 from trainer_ext.loss.distillation import distillation_loss
 from trainer_ext.loss.objective import Objective
@@ -58,15 +57,10 @@ def read_lab(questions: int) -> tuple[str, Tensor, Tensor, Tensor]:
     family = load_student_family(str(LAB / "student"))
     student = family.load_model(str(LAB / "student"), dtype=torch.float32).eval()
     teacher = LiveTeacher.from_pretrained(str(LAB / "teacher"), dtype="float32")
-    tokenizer = teacher.encoder.tokenizer
+    chat = teacher.encoder.chat
     states, logits = [], []
     for prompt in list(read_questions(str(LAB / "questions.jsonl")))[::10][:questions]:
-        asked = tokenizer.apply_chat_template(
-            make_messages(prompt["question"], ""),
-            add_generation_prompt=True,
-            return_dict=True,
-            return_tensors="pt",
-        )["input_ids"]
+        asked = torch.tensor([chat.encode_prompt(prompt["question"], "")])
         answer = teacher.model.generate(asked, max_new_tokens=24, do_sample=False)
         first = asked.shape[1] - 1
         logits.append(teacher.model(answer).logits[0, first:-1])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Qwen2ForCausalLM
 
-from data_builders.chat import encode_answer, encode_question
+from data_builders.chat_encoder import ChatEncoder
 from trainer_ext.students.base import ExportTarget
 from trainer_ext.students.empty_weights import place_empty_weights
 from trainer_ext.students.packed_attention import PACKED_ATTENTION
@@ -31,6 +31,7 @@ class TextOnlyStudent:
 
     def __init__(self, tokenizer, config) -> None:
         self.tokenizer, self.config = tokenizer, config
+        self.chat = ChatEncoder(tokenizer)
         self.eos_token_id = tokenizer.eos_token_id
 
     @classmethod
@@ -50,16 +51,16 @@ class TextOnlyStudent:
         return 30.0
 
     def encode_text_prompt(self, question: str, system: str) -> list[int]:
-        return encode_question(self.tokenizer, question, system)
+        return self.chat.encode_prompt(question, system)
 
     def encode_speech_prompt(self, samples: int, system: str) -> list[int]:
         length = samples // SAMPLES_PER_TOKEN
         if length < 1:
             raise ValueError(f"a clip of {samples} samples is too short: it gives no audio token")
-        return encode_question(self.tokenizer, "." * length, system)
+        return self.chat.encode_prompt("." * length, system)
 
     def encode_response(self, response: str) -> list[int]:
-        return encode_answer(self.tokenizer, response)
+        return self.chat.encode_response(response)
 
     def extract_features(self, clips: list[np.ndarray]) -> dict[str, Tensor]:
         return {}

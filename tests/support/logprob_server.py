@@ -12,10 +12,11 @@ class LogprobHttpServer:
 
     Args:
         max_logprobs: more than these are refused, as `--max-logprobs` does.
+        owned_by: the server's own name in its list of models.
     """
 
-    def __init__(self, model, name: str, max_logprobs: int = 20) -> None:
-        self.model, self.name, self.max_logprobs = model, name, max_logprobs
+    def __init__(self, model, name: str, max_logprobs: int = 20, owned_by: str = "tests") -> None:
+        self.model, self.name, self.max_logprobs, self.owned_by = model, name, max_logprobs, owned_by
         self.lock = threading.Lock()
 
     def __enter__(self) -> "LogprobHttpServer":
@@ -50,7 +51,7 @@ class LogprobHttpServer:
         self.server.server_close()
 
     def describe(self) -> dict:
-        return {"id": self.name, "object": "model", "created": 0, "owned_by": "tests"}
+        return {"id": self.name, "object": "model", "created": 0, "owned_by": self.owned_by}
 
     def complete(self, asked: dict) -> tuple[int, dict]:
         k = asked["prompt_logprobs"]

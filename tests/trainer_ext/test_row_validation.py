@@ -1,6 +1,8 @@
 """Tests that invalid rows and arguments stop a run before training."""
 
+import copy
 import io
+import json
 
 import numpy as np
 import pytest
@@ -61,13 +63,25 @@ def test_a_run_on_speech_needs_rows_with_speech(make_trainer, pairs):
         make_trainer(train_dataset=written, channels=["s2t"])
 
 
-def test_tokenizers_that_disagree_on_a_used_token_are_refused(make_trainer, teacher, pairs, monkeypatch):
+def test_a_teacher_with_other_ids_is_refused(make_trainer, teacher, monkeypatch):
     """Prevents: a KL towards another word's probability."""
     tokenizer = teacher.encoder.tokenizer
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.add_tokens([pairs["train"][2]["teacher_response"].split()[-1]])
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = content["model"]["vocab"]
+    a, b = list(vocabulary)[-2:]
+    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+    backend = Tokenizer.from_str(json.dumps(content))
     other = type(tokenizer)(tokenizer_object=backend, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token)
     other.chat_template = tokenizer.chat_template
+    monkeypatch.setattr(teacher, "encoder", TeacherPromptEncoder(other))
+    with pytest.raises(ValueError, match=r"the teacher's vocabulary .* is not the student's"):
+        make_trainer()
+
+
+def test_a_teacher_that_ends_its_turns_otherwise_is_refused(make_trainer, teacher, pairs, monkeypatch):
+    """Prevents: a teacher without instruction tuning, which ends on another token than the student."""
+    other = copy.deepcopy(teacher.encoder.tokenizer)
+    other.eos_token = next(t for t in other.get_added_vocab() if t != other.eos_token)
     monkeypatch.setattr(teacher, "encoder", TeacherPromptEncoder(other))
     with pytest.raises(ValueError, match="tokenizers disagree on response token") as caught:
         make_trainer()

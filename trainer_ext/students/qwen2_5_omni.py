@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from data_builders.chat import DEFAULT_SYSTEM
+from data_builders.chat_encoder import QUESTION_SLOT, SYSTEM_SLOT, PromptTemplate, TextTokenizer
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
 from trainer_ext.students import qwen2_5_omni_names
 from trainer_ext.students.empty_weights import place_empty_weights
@@ -76,6 +76,11 @@ class Qwen2_5OmniStudent:
         self.feature_extractor = feature_extractor
         self.config = config
         self.eos_token_id: int = tokenizer.eos_token_id
+        self._text = TextTokenizer(tokenizer)
+        self._text_prompt = PromptTemplate(
+            tokenizer, self._text, make_messages({"type": "text", "text": QUESTION_SLOT})
+        )
+        self._speech_prompt = PromptTemplate(tokenizer, self._text, make_messages({"type": "audio", "audio": ""}))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "Qwen2_5OmniStudent":
@@ -151,7 +156,7 @@ class Qwen2_5OmniStudent:
 
     def encode_text_prompt(self, question: str, system: str) -> list[int]:
         """Return the token ids of a written question, up to the first token of the response."""
-        return self._render([{"type": "text", "text": question}], system)
+        return self._text_prompt.encode(question, system)
 
     def encode_speech_prompt(self, samples: int, system: str) -> list[int]:
         """Return the token ids of a question spoken in so many samples, one audio token per 40 ms.
@@ -162,7 +167,7 @@ class Qwen2_5OmniStudent:
         length = self.count_audio_tokens(samples)
         if length < 1:
             raise ValueError(f"a clip of {samples} samples is too short: it gives no audio token")
-        ids = self._render([{"type": "audio", "audio": ""}], system)
+        ids = self._speech_prompt.encode(system=system)
         audio = self.config.audio_token_id
         if ids.count(audio) != 1:
             raise ValueError(
@@ -173,7 +178,7 @@ class Qwen2_5OmniStudent:
 
     def encode_response(self, response: str) -> list[int]:
         """Return the token ids that the loss scores: the answer and the end of the turn."""
-        return [*self.tokenizer.encode(response, add_special_tokens=False), self.eos_token_id]
+        return [*self._text.encode(response), self.eos_token_id]
 
     def count_audio_tokens(self, samples: int) -> int:
         """Return the audio tokens of a clip: two stride-2 reductions of its frames (the audio tower's own formula)."""
@@ -187,15 +192,6 @@ class Qwen2_5OmniStudent:
         """Write tokenizer, chat template and feature extractor."""
         self.tokenizer.save_pretrained(folder)
         self.feature_extractor.save_pretrained(folder)
-
-    def _render(self, content: list[dict[str, str]], system: str) -> list[int]:
-        messages = [
-            {"role": "system", "content": [{"type": "text", "text": system or DEFAULT_SYSTEM}]},
-            {"role": "user", "content": content},
-        ]
-        return self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True
-        )["input_ids"]
 
     def load_speaking_model(self, name_or_path: str, **from_pretrained: Any) -> PreTrainedModel:
         """Load the full model, talker and voices included.
@@ -233,6 +229,14 @@ class Qwen2_5OmniStudent:
             thinker_streamer=streamer,
         )
         return samples.float().cpu().numpy()
+
+
+def make_messages(question: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a question's part, written or spoken, as messages for the family's chat template."""
+    return [
+        {"role": "system", "content": [{"type": "text", "text": SYSTEM_SLOT}]},
+        {"role": "user", "content": [question]},
+    ]
 
 
 def detach_output(tower: nn.Module, inputs: Any, output: Any) -> Any:

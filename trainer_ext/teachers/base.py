@@ -11,10 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from trainer_ext.loss.teacher_targets import TeacherTargets
+from trainer_ext.students.base import StudentEncoder
 
 
 class TeacherEncoder(Protocol):
     """The half in the data loader; it is pickled with the collator."""
+
+    def check_student(self, student: StudentEncoder) -> None:
+        """Raise ValueError if the student's tokens are not those of the teacher."""
+        ...
 
     def check_row(self, row: Mapping[str, Any], response: str, student_ids: list[int]) -> None:
         """Raise ValueError, naming the row, if the teacher cannot be compared on this response.

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from data_builders.chat import encode_answer, encode_question
+from data_builders.chat import hash_vocabulary
+from data_builders.chat_encoder import ChatEncoder
 from trainer_ext.loss.alignment import pad_rows
 from trainer_ext.students.base import StudentEncoder
 
@@ -16,18 +17,24 @@ class TeacherPromptEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
+        self.chat = ChatEncoder(tokenizer)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "TeacherPromptEncoder":
         return cls(AutoTokenizer.from_pretrained(name_or_path, revision=revision))
 
-    def encode_prompt(self, question: str, system: str) -> list[int]:
-        """Return the token ids of the question, up to the first token of the response."""
-        return encode_question(self.tokenizer, question, system)
+    def check_student(self, student: StudentEncoder) -> None:
+        """Raise ValueError if the learned tokens of teacher and student have different ids."""
+        if hash_vocabulary(self.tokenizer) != hash_vocabulary(student.tokenizer):
+            raise ValueError(
+                f"the teacher's vocabulary ({self.tokenizer.name_or_path}) is not the student's "
+                f"({student.tokenizer.name_or_path}). Distillation compares token by token: choose a teacher of the "
+                "student's own tokenizer family, or train with teacher_kind 'none'"
+            )
 
     def check_row(self, row: Mapping[str, Any], response: str, student_ids: list[int]) -> None:
         """Raise ValueError if the two tokenizers encode the response differently: tokens could not be compared."""
-        ids = encode_answer(self.tokenizer, response)
+        ids = self.chat.encode_response(response)
         if ids == student_ids:
             return
         length = min(len(ids), len(student_ids))
@@ -41,7 +48,7 @@ class TeacherPromptEncoder:
         )
 
     def encode(self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str) -> dict[str, Tensor]:
-        return pad_prompts(self.encode_prompt, rows, responses, self.tokenizer.pad_token_id, padding_side)
+        return pad_prompts(self.chat.encode_prompt, rows, responses, self.tokenizer.pad_token_id, padding_side)
 
 
 class StudentPromptEncoder:
@@ -49,6 +56,9 @@ class StudentPromptEncoder:
 
     def __init__(self, student: StudentEncoder) -> None:
         self.student = student
+
+    def check_student(self, student: StudentEncoder) -> None:
+        """Accept the student: it is its own teacher."""
 
     def check_row(self, row: Mapping[str, Any], response: str, student_ids: list[int]) -> None:
         """Accept every row: teacher and student share their tokenizer."""

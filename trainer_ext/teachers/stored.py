@@ -53,14 +53,9 @@ class SoftTargets:
         self.settings = read_settings(table, source)
         self._check("temperature", temperature, self.settings["temperatures"])
         self._check("soft_targets_k", k, [self.settings["k"]])
-        self._check("student's tokenizer", hash_vocabulary(student.tokenizer), [self.settings["tokenizer_hash"]])
+        self.check_student(student)
         if teacher is not None:
             self._check("teacher", teacher, [self.settings["teacher"]])
-        if self.settings["vocab_size"] > student.vocab_size:
-            raise ValueError(
-                f"{source} was made over {self.settings['vocab_size']} vocabulary rows, but the student has "
-                f"{student.vocab_size}: make it again with this student's config"
-            )
         self.temperature = temperature
         temperatures = self.settings["temperatures"]
         self.tail = next(i for i, tau in enumerate(temperatures) if is_same(tau, temperature))
@@ -84,6 +79,15 @@ class SoftTargets:
                 "recipes/cache_teacher.py` with this run's config, which runs the teacher over the data once"
             ) from error
         return cls(table, name_or_path, **settings)
+
+    def check_student(self, student: StudentEncoder) -> None:
+        """Raise ValueError if the soft targets are over another vocabulary than the student's."""
+        self._check("student's tokenizer", hash_vocabulary(student.tokenizer), [self.settings["tokenizer_hash"]])
+        if self.settings["vocab_size"] > student.vocab_size:
+            raise ValueError(
+                f"{self.source} was made over {self.settings['vocab_size']} vocabulary rows, but the student has "
+                f"{student.vocab_size}: make it again with this student's config"
+            )
 
     def check_row(self, row: Mapping[str, Any], response: str, student_ids: list[int]) -> None:
         """Raise ValueError if nothing is stored for the row, or for another question or response."""
