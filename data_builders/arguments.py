@@ -39,6 +39,7 @@ class QuestionArguments:
         help="Shares of rows by the channels they train: t2t=22456 s2t=44753, or both=1. With `max_rows` the counts "
         "are exact. Unset: the source's `channels`, or both.",
     )
+    max_rejected_share: float = HfArg(default=1.0, help="Stop if a larger share of the questions is dropped.")
     seed: int = HfArg(default=0, help="Seed of sampling, channels and augmentation.")
 
     def __post_init__(self) -> None:
@@ -178,6 +179,7 @@ class PipelineArguments:
 
     output_dir: str = HfArg(default="outputs/data/built", help="The data set: parquet, card, pictures, manifest.")
     cache_dir: str = HfArg(default="outputs/data", help="Folder of the caches of finished answers, clips and checks.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace another data set in `output_dir`.")
     max_shard_size: str = HfArg(default="500MB", help="Size of a parquet shard, the unit of work: 500MB or 2GB.")
     workers: int = HfArg(default=1, help="Processes of this machine, or tasks of a cluster.")
     shard: str = HfArg(

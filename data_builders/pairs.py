@@ -17,20 +17,28 @@ from data_builders.arguments import (
 )
 from data_builders.causal_lm import TeacherSettings
 from data_builders.pipeline.build import build_dataset, fingerprint_build
+from data_builders.questions.filter import TextCheck
 from data_builders.speech.verification import NO_RECOGNIZER
 from data_builders.storage.dataset_folder import load_dataset_folder
 
 
-def load_pairs(arguments: DataArguments, teacher: TeacherSettings | None) -> DatasetDict:
+def load_pairs(
+    arguments: DataArguments,
+    teacher: TeacherSettings | None,
+    text_check: TextCheck | None = None,
+    max_rejected_share: float = 1.0,
+) -> DatasetDict:
     """Load the data set that a run trains on, and is evaluated on where it has a split `test`; speech undecoded.
 
     Args:
         teacher: the model that answers questions without a data set; loaded only if an answer is missing.
+        text_check: a check of such questions before the teacher answers; None for none.
+        max_rejected_share: of such questions; more dropped ones are an error.
 
     Raises:
         ValueError: there is no split `train`, or not the recording to train on.
     """
-    name = arguments.dataset_name or str(build_pairs(arguments, teacher))
+    name = arguments.dataset_name or str(build_pairs(arguments, teacher, text_check, max_rejected_share))
     loaded = load_dataset_folder(name)
     if not isinstance(loaded, DatasetDict) or "train" not in loaded:
         raise ValueError(f"{name} has no split 'train'; save it as a DatasetDict with one")
@@ -49,12 +57,19 @@ def use_speech_column(dataset: Dataset, column: str) -> Dataset:
     return dataset.remove_columns("speech").rename_column(column, "speech")
 
 
-def build_pairs(arguments: DataArguments, teacher: TeacherSettings | None) -> Path:
+def build_pairs(
+    arguments: DataArguments,
+    teacher: TeacherSettings | None,
+    text_check: TextCheck | None = None,
+    max_rejected_share: float = 1.0,
+) -> Path:
     """Build the data set of a run that starts from questions: all of them, unverified, in a folder named by content."""
     if teacher is None:
         raise ValueError("building a data set from `questions` needs `teacher_model_name_or_path`, which answers them")
     settings = BuildSettings(
-        QuestionArguments(questions=arguments.questions, filter_unspeakable=False),
+        QuestionArguments(
+            questions=arguments.questions, filter_unspeakable=False, max_rejected_share=max_rejected_share
+        ),
         AnswerArguments(
             teacher_model_name_or_path=teacher.name_or_path,
             teacher_model_revision=teacher.revision,
@@ -72,8 +87,8 @@ def build_pairs(arguments: DataArguments, teacher: TeacherSettings | None) -> Pa
         VerificationArguments(recognizer=NO_RECOGNIZER),
         PipelineArguments(cache_dir=arguments.cache_dir),
     )
-    key = fingerprint_build(settings, fingerprint_teacher(settings.answers))
+    key = fingerprint_build(settings, fingerprint_teacher(settings.answers), text_check)
     output_dir = str(Path(arguments.cache_dir) / key)
-    folder = build_dataset(settings._replace(pipeline=replace(settings.pipeline, output_dir=output_dir)))
+    folder = build_dataset(settings._replace(pipeline=replace(settings.pipeline, output_dir=output_dir)), text_check)
     assert folder is not None
     return folder

@@ -4,6 +4,7 @@
 |------------------|-----------------------|--------------------------------------------------------------------|
 | id               | string                | stable hash of source, question and recording number               |
 | source           | string                | origin of the question; reports are broken down by it              |
+| source_id        | string                | the question's `id` in its source, or else its row number there    |
 | system           | string, may be empty  | system prompt, read as text in both channels                       |
 | question         | string                | the question as text                                               |
 | spoken_text      | string or null        | the question as it is read out: numbers and signs as words         |
@@ -61,6 +62,7 @@ FEATURES = Features(
     {
         "id": Value("string"),
         "source": Value("string"),
+        "source_id": Value("string"),
         "system": Value("string"),
         "question": Value("string"),
         "spoken_text": Value("string"),

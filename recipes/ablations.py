@@ -23,6 +23,8 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from trainer_ext.command_line import run_command
+
 RECIPES = Path(__file__).parent
 CONFIGS = ("tiny", "tiny_s2t_only", "tiny_t2t_only", "tiny_gold", "tiny_no_kl")
 FIGURES = ("text", "speech", "gap", "forgetting")
@@ -84,19 +86,19 @@ def build_data(variant: Variant, root: Path) -> None:
 
 
 def run_once(variant: Variant, seed: int, root: Path) -> None:
-    """Run the recipe once, with its output in log.txt of its folder; exits if it fails."""
+    """Run the recipe once, with its output in a log beside its folder; a run that was killed goes on."""
     folder = root / f"{variant.name}-{seed}"
     if (folder / "report.json").exists():
         return
     config = RECIPES / "configs" / f"{variant.config}.yaml"
-    training = {**variant.training, "seed": seed}
+    training = {**variant.training, "seed": seed, "resume_from_checkpoint": "true"}
     if variant.data_config is not None:
         training.update(questions="", dataset_name=str(root / "data" / variant.name))
     scripts = ["s2t_t2t.py"]
     if yaml.safe_load(config.read_text(encoding="utf-8")).get("teacher_kind") == "stored":
         scripts.insert(0, "cache_teacher.py")  # does nothing if the table exists
     for script in scripts:
-        call(script, config, folder, training, folder / "log.txt")
+        call(script, config, folder, training, root / f"{folder.name}.log")
 
 
 def call(script: str, config: Path, folder: Path, arguments: dict[str, Any], log: Path) -> None:
@@ -110,7 +112,7 @@ def call(script: str, config: Path, folder: Path, arguments: dict[str, Any], log
     with log.open("a", encoding="utf-8") as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
     if done.returncode != 0:
-        raise SystemExit(f"{script} failed; the error is in {log}")
+        raise ValueError(f"{script} failed; the error is in {log}")
 
 
 def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
@@ -155,4 +157,4 @@ def describe(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -23,6 +23,7 @@ from transformers.hf_argparser import HfArg
 from data_builders.audio import read_speech
 from data_builders.schema import SPEECH_RATE_HZ
 from trainer_ext.arguments import ModelArguments
+from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.answers import greedy_config, move_inputs, pad_prompts
 from trainer_ext.export.merge import read_base_name
 from trainer_ext.loading.adapter import load_adapter
@@ -62,10 +63,7 @@ def main() -> None:
     keep_libraries_quiet()
     parser = RecipeParser((AskArguments,))
     (arguments,) = parser.parse_args_and_config()
-    try:
-        ask(arguments)
-    except (ValueError, OSError) as error:  # OSError: no such model
-        parser.error(str(error))
+    ask(arguments)
 
 
 def ask(arguments: AskArguments) -> None:
@@ -181,4 +179,4 @@ def make_streamer(family: StudentFamily) -> TextStreamer:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

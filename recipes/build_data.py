@@ -19,9 +19,9 @@ from data_builders.arguments import (
     SpeechArguments,
     VerificationArguments,
 )
-from data_builders.clients.concurrent import ServerUnreachable
 from data_builders.pipeline.assemble import read_manifest
 from data_builders.pipeline.build import build_dataset
+from trainer_ext.command_line import run_command
 from trainer_ext.parser import RecipeParser
 
 TINY_LAB = Path(__file__).parent / "configs" / "data" / "tiny.yaml"
@@ -31,10 +31,7 @@ SETTINGS = (QuestionArguments, AnswerArguments, SpeechArguments, VerificationArg
 def main() -> None:
     parser = RecipeParser(SETTINGS, TINY_LAB)
     settings = BuildSettings(*parser.parse_args_and_config())
-    try:
-        folder = build_dataset(settings)
-    except (ValueError, ServerUnreachable) as error:
-        raise SystemExit(f"build_data.py: error: {error}") from error
+    folder = build_dataset(settings)
     if folder is None:  # other machines, or a queue, are still working
         return
     manifest = read_manifest(folder)
@@ -44,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

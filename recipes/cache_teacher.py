@@ -24,13 +24,16 @@ from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, SoftTargetArguments
 from data_builders.causal_lm import TeacherSettings
 from data_builders.chat import hash_vocabulary
-from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure
+from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 from data_builders.pairs import load_pairs
 from data_builders.schema import RESPONSE_COLUMN
 from data_builders.soft_targets.cache import Scorer, cache_soft_targets, make_settings, read_inputs
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.command_line import run_command
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
+from trainer_ext.row_validation import PromptLength
+from trainer_ext.students.base import StudentFamily
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.teachers.live import LiveTeacher
 from trainer_ext.teachers.top_k_scorer import TopKScorer
@@ -39,7 +42,11 @@ TINY_STORED = Path(__file__).parent / "configs" / "tiny_stored.yaml"
 
 
 def main() -> None:
-    parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig), TINY_STORED)
+    parser = RecipeParser(
+        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig),
+        TINY_STORED,
+        alternatives=[("dataset_name", "questions")],
+    )
     model, data, soft, training = parser.parse_args_and_config()
     keep_libraries_quiet()
     teacher = model.teacher
@@ -51,10 +58,12 @@ def main() -> None:
             f"{soft.soft_targets_temperatures}"
         )
     state = PartialState()
+    student = load_student_family(model.model_name_or_path, model.model_revision)
     with state.main_process_first():
-        pairs = load_pairs(data, teacher)
+        check = PromptLength(student, training.max_length)  # the same questions as those of the run
+        pairs = load_pairs(data, teacher, check, 0.0 if training.strict else training.max_rejected_share)
     tokenizer = AutoTokenizer.from_pretrained(teacher.name_or_path, revision=teacher.revision)
-    settings = read_settings(model, teacher, soft, tokenizer)
+    settings = read_settings(student, teacher, soft, tokenizer)
     rows = concatenate_datasets(list(pairs.values()))
     inputs = read_inputs(rows, RESPONSE_COLUMN[training.hard_targets], tokenizer)
     try:
@@ -72,7 +81,7 @@ def main() -> None:
 
 
 def read_settings(
-    model: ModelArguments, teacher: TeacherSettings, soft: SoftTargetArguments, tokenizer: Any
+    student: StudentFamily, teacher: TeacherSettings, soft: SoftTargetArguments, tokenizer: Any
 ) -> dict[str, Any]:
     """Return the settings of the table.
 
@@ -80,11 +89,10 @@ def read_settings(
         ValueError: teacher and student have different vocabularies.
     """
     config = AutoConfig.from_pretrained(teacher.name_or_path, revision=teacher.revision)
-    student = load_student_family(model.model_name_or_path, model.model_revision)
     if hash_vocabulary(tokenizer) != hash_vocabulary(student.tokenizer):
         raise ValueError(
-            f"{teacher.name_or_path} and {model.model_name_or_path} have different vocabularies, so the student cannot "
-            "learn from the teacher's tokens: choose a teacher of the student's own tokenizer family"
+            f"{teacher.name_or_path} and {student.tokenizer.name_or_path} have different vocabularies, so the student "
+            "cannot learn from the teacher's tokens: choose a teacher of the student's own tokenizer family"
         )
     precision = "4-bit" if teacher.load_in_4bit else teacher.dtype
     return make_settings(
@@ -119,4 +127,4 @@ def show(folder: str, k: int, statistics: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

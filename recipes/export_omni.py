@@ -18,6 +18,7 @@ from pathlib import Path
 from transformers.hf_argparser import HfArg
 
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
+from trainer_ext.command_line import run_command
 from trainer_ext.export.merge import is_adapter, load_trained, read_base_name
 from trainer_ext.export.targets import (
     WeightPatch,
@@ -51,10 +52,7 @@ def main() -> None:
     parser = RecipeParser((ExportArguments,))
     (arguments,) = parser.parse_args_and_config()
     keep_libraries_quiet()
-    try:
-        export(arguments)
-    except (ValueError, OSError) as error:  # OSError: no such model
-        parser.error(str(error))
+    export(arguments)
 
 
 def export(arguments: ExportArguments) -> None:
@@ -89,4 +87,4 @@ def export(arguments: ExportArguments) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

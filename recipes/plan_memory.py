@@ -21,6 +21,7 @@ from transformers.hf_argparser import HfArg
 
 from data_builders.arguments import DataArguments, SoftTargetArguments
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.command_line import run_command
 from trainer_ext.memory.gpus import GPUS, Gpu, find_gpu, find_present_gpu
 from trainer_ext.memory.plan import Lengths, MemoryPlan, plan_run
 from trainer_ext.memory.sharding import ONE_PROCESS, Sharding, read_sharding
@@ -58,15 +59,13 @@ def main() -> None:
         RECIPES / "configs" / "tiny.yaml",
         # This machine may lack the run's precision; the run itself checks its own.
         always=("--use_cpu", "true"),
+        alternatives=[("dataset_name", "questions")],
     )
     keep_libraries_quiet()
     model, _, soft, training, plan = parser.parse_args_and_config()
-    try:
-        gpu = find_present_gpu() if plan.gpu is None else find_gpu(plan.gpu)
-        sharding = read_sharding(Path(plan.accelerate_config)) if plan.accelerate_config else ONE_PROCESS
-        planned = plan_recipe(model, training, plan.speech_seconds, sharding, soft.soft_targets_k)
-    except (ValueError, OSError) as error:  # OSError: no such model
-        parser.error(str(error))
+    gpu = find_present_gpu() if plan.gpu is None else find_gpu(plan.gpu)
+    sharding = read_sharding(Path(plan.accelerate_config)) if plan.accelerate_config else ONE_PROCESS
+    planned = plan_recipe(model, training, plan.speech_seconds, sharding, soft.soft_targets_k)
     print(describe_lengths(planned))
     show_plan(planned)
     if gpu is None:
@@ -179,4 +178,4 @@ def show_savings(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -8,9 +8,10 @@
 Every argument of TRL's SFTConfig and ModelConfig works, in the YAML file or on the command line, which wins.
 """
 
+import json
 import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, SoftTargetArguments
 from data_builders.pairs import load_pairs
+from data_builders.storage.atomic import write_atomic
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.checkpoints.output_dir import claim_output_dir
+from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.plots import plot_run
-from trainer_ext.evaluation.report import show_table, write_report
+from trainer_ext.evaluation.report import show_reasons, show_table, write_report
 from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
 from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.loading.teacher import load_teacher
@@ -34,6 +38,9 @@ from trainer_ext.memory.callback import MemoryCallback
 from trainer_ext.memory.from_trainer import plan_training
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
+from trainer_ext.resumable_trainer import seconds_per_step
+from trainer_ext.row_validation import PromptLength
+from trainer_ext.students.base import StudentFamily
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
@@ -42,24 +49,38 @@ TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
 
 def main() -> None:
     started = time.monotonic()
-    parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig), TINY_LAB)
+    parser = RecipeParser(
+        (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig),
+        TINY_LAB,
+        alternatives=[("dataset_name", "questions")],
+    )
     model, data, soft, training = parser.parse_args_and_config()
     keep_libraries_quiet()
+    refuse_lab_teacher(parser)
+    resume = read_resume(training.resume_from_checkpoint)
+    claim_output_dir(training.output_dir, resume is not None, training.overwrite_output_dir)
 
     state = PartialState()
+    if state.is_main_process:
+        show_header(parser, model, training)
     if state.device.type == "cpu" and state.num_processes == 1:
         use_all_cores()
+    assert model.model_name_or_path is not None
+    family = load_student_family(model.model_name_or_path, model.model_revision)
+    check = PromptLength(family, training.max_length)
     with state.main_process_first(), without_zero3_init(training):
-        pairs = load_pairs(data, model.teacher)
+        pairs = load_pairs(data, model.teacher, check, 0.0 if training.strict else training.max_rejected_share)
     if training.eval_strategy != "no" and "test" not in pairs:
         raise ValueError(f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'")
     test = select_scorable(pairs.get("test"))
 
-    trainer = load_trainer(model, soft, training, pairs)
+    trainer = load_trainer(model, soft, training, family, pairs)
+    if state.is_main_process:
+        show_rejected(trainer, Path(training.output_dir))
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
     show_progress(trainer, memory)
     before = score(trainer, test, data)
-    trainer.train(resume_from_checkpoint=read_resume(training.resume_from_checkpoint))
+    trainer.train(resume_from_checkpoint=resume)
     after = score(trainer, test, data)
 
     trainer.save_model()
@@ -84,15 +105,43 @@ def main() -> None:
         trainer.push_to_hub()
 
 
+def refuse_lab_teacher(parser: RecipeParser) -> None:
+    """Raise ValueError if one's own questions would be answered by the tiny lab's teacher, which nobody named."""
+    if parser.uses_default_config and "questions" in parser.typed and "teacher_model_name_or_path" not in parser.typed:
+        raise ValueError(
+            f"without --config, {parser.resolved['teacher_model_name_or_path']} would answer these questions: a toy "
+            "that knows the tiny lab's alone. Name a recipe by --config, or a teacher by --teacher_model_name_or_path"
+        )
+
+
+def show_header(parser: RecipeParser, model: ModelArguments, training: CrossModalDistillConfig) -> None:
+    """Print what the run is about: config, student, teacher, device."""
+    teacher = "" if model.teacher_model_name_or_path is None else f": {model.teacher_model_name_or_path}"
+    print(f"config   {parser.describe_source()}")
+    print(f"student  {model.model_name_or_path}{'' if model.use_peft else ', all of the language model'}")
+    print(f"teacher  {training.teacher_kind}{teacher}")
+    print(f"device   {training.device}, {training.world_size} process{'es' if training.world_size > 1 else ''}")
+
+
+def show_rejected(trainer: CrossModalDistillTrainer, folder: Path) -> None:
+    """Print the rows that cannot be trained on as counts by reason, and list them in rejected_rows.jsonl."""
+    rejected = trainer.checked_rows.rejected
+    if not rejected:
+        return
+    show_reasons("rows that cannot be trained on", [entry.code for entry in rejected.values()])
+    lines = [json.dumps({"id": row_id, **asdict(entry)}) for row_id, entry in rejected.items()]
+    write_atomic(folder / "rejected_rows.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    print(f"they are listed in {folder / 'rejected_rows.jsonl'}")
+
+
 def load_trainer(
     model: ModelArguments,
     soft: SoftTargetArguments,
     training: CrossModalDistillConfig,
+    family: StudentFamily,
     pairs: datasets.DatasetDict,
 ) -> CrossModalDistillTrainer:
     """Load teacher, student and trainer; the teacher first, because stored soft targets may not fit the run."""
-    assert model.model_name_or_path is not None
-    family = load_student_family(model.model_name_or_path, model.model_revision)
     fingerprint = None
     if training.teacher_kind == "stored" and model.teacher is not None:
         fingerprint = fingerprint_model(model.teacher.name_or_path, model.teacher.revision)
@@ -150,7 +199,7 @@ def show_run(
     facts = {
         "seconds": round(seconds, 1),
         "steps": trainer.state.global_step,
-        "seconds_per_step": round(read_seconds_per_step(trainer), 4),
+        "seconds_per_step": round(seconds_per_step(trainer), 4),
         "seed": trainer.args.seed,
         "cpu_threads": torch.get_num_threads(),
         "device": str(trainer.args.device),
@@ -158,12 +207,6 @@ def show_run(
         "planned_memory_gib": round(memory.plan.total / 2**30, 2),
     }
     return write_report(folder / "report.json", before, after, facts)
-
-
-def read_seconds_per_step(trainer: CrossModalDistillTrainer) -> float:
-    """Return the seconds per step of this process's training, saves and logs included."""
-    runtimes = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
-    return runtimes[-1] / max(trainer.state.global_step, 1) if runtimes else 0.0
 
 
 def read_resume(value: str | None) -> str | bool | None:
@@ -179,4 +222,4 @@ def use_all_cores() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -19,18 +19,21 @@ data_builders.storage data_builders.clients
 data_builders.questions data_builders.answers data_builders.speech data_builders.soft_targets
 data_builders.pipeline
 data_builders.pairs
+trainer_ext.supported_arguments
 trainer_ext.loss trainer_ext.checkpoints
 trainer_ext.students
 trainer_ext.teachers
-trainer_ext.collator trainer_ext.pair_batch trainer_ext.channel_meter
-trainer_ext.arguments trainer_ext.parser trainer_ext.progress
+trainer_ext.collator trainer_ext.pair_batch trainer_ext.channel_meter trainer_ext.length_sampler
+trainer_ext.arguments trainer_ext.progress trainer_ext.run_identity trainer_ext.command_line
+trainer_ext.parser
 trainer_ext.row_validation trainer_ext.loading trainer_ext.hub
+trainer_ext.resumable_trainer
 trainer_ext.trainer
 trainer_ext.memory trainer_ext.export trainer_ext.evaluation
 """
 POSITION = {name: n for n, line in enumerate(ORDER.split("\n")) for name in line.split()}
 # All that training sees of the data: columns, clips, what a text LLM reads and how it is loaded, registries, files.
-SEEN_BY_TRAINING = {"schema", "audio", "chat", "chat_encoder", "causal_lm", "registry", "storage"}
+SEEN_BY_TRAINING = {"schema", "outcomes", "audio", "chat", "chat_encoder", "causal_lm", "registry", "storage"}
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts): file
     for package in ("data_builders", "trainer_ext")

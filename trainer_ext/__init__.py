@@ -1,7 +1,11 @@
 """Cross-modal knowledge distillation as an extension of TRL's trainer."""
 
+import logging
 from importlib import import_module
 from typing import Any
+
+# bitsandbytes warns of kernels that no CPU needs, when peft imports it; the line reads as a broken installation.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _PUBLIC = {
     "CrossModalDistillConfig": "trainer_ext.arguments",

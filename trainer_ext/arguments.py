@@ -8,6 +8,7 @@ from trl import ModelConfig, SFTConfig
 from data_builders.causal_lm import TeacherSettings
 from data_builders.schema import CHANNELS, RESPONSE_COLUMN, check_channels
 from trainer_ext.loss.divergences import DIVERGENCES
+from trainer_ext.supported_arguments import MODEL_REFUSED, REFUSED, refuse_unsupported
 
 NO_TEACHER = "none"  # cross-entropy on hard targets alone
 TEACHER_KINDS = ("model", "self", "stored", NO_TEACHER)
@@ -37,6 +38,13 @@ class CrossModalDistillConfig(SFTConfig):
     channels: list[str] = HfArg(
         default_factory=lambda: list(CHANNELS),
         help="Channels this run trains: 't2t', 's2t' or both; a row trains those that it names too.",
+    )
+    overwrite_output_dir: bool = HfArg(
+        default=False, help="Replace an earlier run in `output_dir`: its checkpoints are deleted."
+    )
+    strict: bool = HfArg(default=False, help="Stop at rows that cannot be trained on, instead of leaving them out.")
+    max_rejected_share: float = HfArg(
+        default=0.5, help="Stop if a larger share of the rows cannot be trained on; they are listed in any case."
     )
     evaluator: str = HfArg(
         default="exact_answer", help="Metric of the scores before and after training; see trainer_ext/evaluation."
@@ -77,27 +85,16 @@ class CrossModalDistillConfig(SFTConfig):
         if not self.channels:
             raise ValueError("channels is empty: name 't2t', 's2t' or both")
         check_channels(self.channels, "channels")
+        if not 0 <= self.max_rejected_share < 1:
+            raise ValueError(f"max_rejected_share is in [0, 1), got {self.max_rejected_share}")
 
     def _check_unsupported(self) -> None:
         """Raise ValueError for arguments of the base classes that this trainer does not support."""
-        if self.hub_token is not None:
-            raise ValueError(
-                "hub_token is refused: it would be written to disk with the run's arguments. Set the environment "
-                "variable HF_TOKEN or run `hf auth login`."
-            )
+        refuse_unsupported(self, REFUSED)
         if self.push_to_hub and self.hub_strategy != "end":
             raise ValueError(
                 f"hub_strategy {self.hub_strategy!r} is refused: pushes during training would carry the pickled "
                 "arguments (training_args.bin). Leave it at 'end', or upload a checkpoint by `hf upload`."
-            )
-        if self.trust_remote_code:
-            raise ValueError("trust_remote_code is refused: models run transformers' own code")
-        if self.packing or self.padding_free:
-            raise ValueError("packing and padding_free are refused: the student packs the rows of a batch itself")
-        if self.load_best_model_at_end:
-            raise ValueError(
-                "load_best_model_at_end is refused: the base class compares weight names literally and would end with "
-                "untrained weights. Train with save_strategy 'best' and load the checkpoint that it keeps."
             )
 
 
@@ -119,6 +116,7 @@ class ModelArguments(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_unsupported(self, MODEL_REFUSED)
         if self.teacher_load_in_4bit and self.teacher_device_map == "offload":
             raise ValueError(
                 "teacher_load_in_4bit and teacher_device_map 'offload' exclude each other: bitsandbytes keeps its "

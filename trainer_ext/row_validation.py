@@ -1,21 +1,42 @@
-"""Validate every row before anything expensive starts; the first bad row is named, with the way out."""
+"""Validate every row before anything expensive starts; rows that cannot be trained on are set aside by reason."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
-from data_builders.schema import RESPONSE_COLUMN, check_channels
+from data_builders.chat import hash_vocabulary
+from data_builders.outcomes import Rejected, RowRejected
+from data_builders.schema import CHANNELS, RESPONSE_COLUMN
 from trainer_ext.arguments import CrossModalDistillConfig
-from trainer_ext.collator import check_length
 from trainer_ext.students.base import StudentEncoder
 from trainer_ext.students.encode_row import encode_row, estimate_samples
 from trainer_ext.teachers.base import TeacherEncoder
 
 REQUIRED_COLUMNS = ("id", "system", "question", "channels")
 BY_LENGTH = ("group_by_length", "batch_rebalance")  # values of `train_sampling_strategy`
+STAGE = "training"
+ROWS_NAMED = 200  # in an error
+
+
+@dataclass
+class CheckedRows:
+    """The result of a validation.
+
+    Attributes:
+        lengths: the student's tokens of every row, all channels together; 0 for rows that are left out.
+        rejected: rows that cannot be trained on, by id.
+        digest: hash of what the other rows train: texts, channels, sizes of clips.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    rejected: dict[str, Rejected] = field(default_factory=dict)
+    digest: str = ""
 
 
 def check_rows(
@@ -25,17 +46,15 @@ def check_rows(
     channels: list[str],
     hard_targets: str,
     max_length: int | None = None,
-) -> list[int]:
+) -> CheckedRows:
     """Validate a data set for a run; clips are not decoded here.
 
-    Returns:
-        The student's tokens of every row, all channels together.
+    A row is rejected for an empty question or response, an unknown channel, a clip that is missing, empty, or too short
+    or too long for the student, more than `max_length` tokens, or a response that the teacher cannot be compared on.
 
     Raises:
-        ValueError: a missing column; a row with an empty question or response, an unknown channel, a clip of zero
-            length or longer than the student takes, more than `max_length` tokens, or a response that the teacher
-            cannot be compared on; or no row at all for a channel the run trains. The message names the column or the
-            row's id.
+        ValueError: a missing column, a teacher that does not fit the student or has nothing for a row, or no row at all
+            for a channel that the run trains; the message names it.
     """
     response_column = RESPONSE_COLUMN[hard_targets]
     needs_speech = "s2t" in channels
@@ -47,38 +66,65 @@ def check_rows(
         )
     if teacher is not None:
         teacher.check_student(student)
-    clip_bytes = count_clip_bytes(dataset) if needs_speech else []
+    clip_bytes = count_clip_bytes(dataset) if needs_speech else [0] * len(dataset)
+    checked, digest = CheckedRows(), hashlib.sha256()
     trained = dict.fromkeys(channels, 0)
-    lengths = []
-    for number, row in enumerate(dataset.select_columns([c for c in wanted if c != "speech"])):
-        check_text(row, response_column, hard_targets)
-        check_channels(row["channels"], f"row {row['id']}")
-        response = student.encode_response(row[response_column])
-        lengths.append(0)
-        for channel in trained:
-            if channel not in row["channels"]:
-                continue
+    for row, size in zip(dataset.select_columns([c for c in wanted if c != "speech"]), clip_bytes, strict=True):
+        try:
+            length, used = check_row(row, size, student, teacher, channels, response_column, max_length)
+        except RowRejected as error:
+            checked.rejected[row["id"]] = error.rejected
+            checked.lengths.append(0)
+            continue
+        checked.lengths.append(length)
+        if used:
+            digest.update(json.dumps([list(row.values()), size]).encode())
+        for channel in used:
             trained[channel] += 1
-            if channel == "s2t":
-                check_clip(row, clip_bytes[number], student.max_speech_seconds)
-            lengths[-1] += count_tokens(student, row, channel, response, max_length)
-        if teacher is not None:
-            teacher.check_row(row, row[response_column], response)
+    checked.digest = digest.hexdigest()[:16]
     for channel, count in trained.items():
         if count == 0:
             raise ValueError(
                 f"no row of the data set trains channel {channel!r}, which the run's channels ask for. Build the data "
-                f"set with it, or run with channels without {channel!r}."
+                f"set with it, or run with channels without {channel!r}.{describe_rejected(checked.rejected)}"
             )
-    return lengths
+    return checked
 
 
-def check_text(row: Mapping[str, Any], response_column: str, hard_targets: str) -> None:
-    """Raise ValueError for an empty question or response."""
-    if not row["question"] or not row["question"].strip():
-        raise ValueError(f"row {row['id']}: its question is empty")
-    if not row[response_column] or not row[response_column].strip():
-        raise ValueError(f"row {row['id']}: its {response_column} is empty, but hard_targets is {hard_targets!r}")
+def check_row(
+    row: Mapping[str, Any],
+    clip_bytes: int,
+    student: StudentEncoder,
+    teacher: TeacherEncoder | None,
+    channels: list[str],
+    response_column: str,
+    max_length: int | None,
+) -> tuple[int, list[str]]:
+    """Return the student's tokens of a row, and the run's channels that it trains.
+
+    Raises:
+        RowRejected: it cannot be trained on.
+    """
+    for name in ("question", response_column):
+        if not row[name] or not row[name].strip():
+            raise reject(row, f"empty_{name}", f"its {name} is empty")
+    if unknown := set(row["channels"]) - set(CHANNELS):
+        raise reject(row, "unknown_channel", f"unknown channel {min(unknown)!r}; known are {', '.join(CHANNELS)}")
+    used = [channel for channel in channels if channel in row["channels"]]
+    if "s2t" in used:
+        check_clip(row, clip_bytes, student.max_speech_seconds)
+    response = student.encode_response(row[response_column])
+    lengths = [count_tokens(student, row, channel, response, max_length) for channel in used]
+    if teacher is not None and used:
+        if "t2t" not in used:  # the teacher reads the question in writing, whatever channel asks it
+            count_tokens(student, row, "t2t", response, max_length)
+        teacher.check_row(row, row[response_column], response)
+    return sum(lengths), used
+
+
+def reject(row: Mapping[str, Any], code: str, detail: str) -> RowRejected:
+    """Return the rejection of a row as an error."""
+    return RowRejected(row["id"], Rejected(STAGE, code, detail))
 
 
 def count_tokens(
@@ -87,54 +133,104 @@ def count_tokens(
     """Return the tokens of a row's prompt and response in one channel.
 
     Raises:
-        ValueError: more than `max_length`, or a clip too short for one audio token; names the row.
+        RowRejected: more than `max_length`, or a clip too short for one audio token.
     """
     try:
         prompt = encode_row(student, row, channel, estimate_samples(row, channel))
     except ValueError as error:
-        raise ValueError(f"row {row['id']}: {error}") from error
+        raise reject(row, "speech_too_short", str(error)) from error
     length = len(prompt) + len(response)
-    check_length(row["id"], channel, length, max_length)
+    if max_length is not None and length > max_length:
+        raise reject(
+            row, "too_long", f"its {channel} prompt and response are {length} tokens long, more than {max_length=}"
+        )
     return length
 
 
 def count_clip_bytes(dataset: Dataset) -> list[int]:
     """Return the size of every clip's file without copying it; 0 for none, 1 for a clip that is stored as a path."""
-    column = dataset.with_format("arrow")[:]["speech"]
+    column = dataset.select_columns("speech").with_format("arrow")[:]["speech"]
     lengths = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), 0)
     by_path = pc.fill_null(pc.binary_length(pc.struct_field(column, "path")), 0)
     return [length or min(path, 1) for length, path in zip(lengths.to_pylist(), by_path.to_pylist(), strict=True)]
 
 
 def check_clip(row: Mapping[str, Any], length_bytes: int, max_seconds: float) -> None:
-    """Raise ValueError for a clip that is missing, empty or too long."""
-    name, seconds = f"row {row['id']}", row["speech_seconds"]
+    """Raise RowRejected for a clip that is missing, empty or too long."""
+    seconds = row["speech_seconds"]
     if seconds is not None and (math.isnan(seconds) or seconds <= 0):
-        raise ValueError(f"{name}: its speech has zero length (speech_seconds is {seconds})")
+        raise reject(row, "speech_empty", f"its speech has zero length (speech_seconds is {seconds})")
     if length_bytes == 0 or seconds is None:
-        raise ValueError(
-            f"{name}: it trains s2t but has no speech or no speech_seconds; add them, or take 's2t' from its channels"
+        raise reject(
+            row,
+            "speech_missing",
+            "it trains s2t but has no speech or no speech_seconds; add them, or take 's2t' from its channels",
         )
     if seconds > max_seconds:
-        raise ValueError(
-            f"{name}: its speech is {seconds:.1f} s long, and the student takes {max_seconds:g} s at most; "
-            "leave the row out or shorten the question (a clip is never cut)"
+        raise reject(
+            row,
+            "speech_too_long",
+            f"its speech is {seconds:.1f} s long, and the student takes {max_seconds:g} s at most; no clip is cut",
         )
 
 
 def prepare_rows(
     dataset: Dataset, student: StudentEncoder, teacher: TeacherEncoder | None, args: CrossModalDistillConfig
-) -> tuple[Dataset, list[int]]:
+) -> tuple[Dataset, CheckedRows]:
     """Validate a data set and keep the rows that train at least one channel of the run.
 
     Returns:
-        The rows, with a column of lengths where the sampler groups by it, and the student's tokens of each.
+        The rows, with a column of lengths where the sampler groups by it, and the validation's result, its lengths
+        those of the kept rows.
+
+    Raises:
+        ValueError: see `check_rows`; or rows are rejected under `strict`, or more than `max_rejected_share` of them.
+            The message names them all.
     """
-    lengths = check_rows(dataset, student, teacher, args.channels, args.hard_targets, args.max_length)
+    if isinstance(dataset, IterableDataset):
+        raise ValueError("a streaming data set is refused: every row is checked before training. Load it whole")
+    if not len(dataset):
+        raise ValueError("the data set has no rows")
+    checked = check_rows(dataset, student, teacher, args.channels, args.hard_targets, args.max_length)
+    limit = 0.0 if args.strict else args.max_rejected_share
+    if len(checked.rejected) > limit * len(dataset):
+        raise ValueError(
+            f"{len(checked.rejected)} of {len(dataset)} rows cannot be trained on, and "
+            f"{'strict allows none' if args.strict else f'max_rejected_share is {limit:g}'}."
+            f"{describe_rejected(checked.rejected)}"
+        )
     column = args.length_column_name
     if args.train_sampling_strategy in BY_LENGTH and column not in dataset.column_names:
-        dataset = dataset.add_column(column, lengths)
-    kept = [number for number, length in enumerate(lengths) if length]
+        dataset = dataset.add_column(column, checked.lengths)
+    kept = [number for number, length in enumerate(checked.lengths) if length]
     if len(kept) < len(dataset):
         dataset = dataset.select(kept)
-    return dataset, [lengths[number] for number in kept]
+        checked.lengths = [checked.lengths[number] for number in kept]
+    return dataset, checked
+
+
+class PromptLength:
+    """Check that a written question leaves room for an answer, before a teacher answers it; see `TextCheck`."""
+
+    def __init__(self, student: StudentEncoder, max_length: int | None) -> None:
+        self.student, self.max_length = student, max_length
+
+    @property
+    def key(self) -> str:
+        return f"{self.max_length} tokens of {hash_vocabulary(self.student.tokenizer)}"
+
+    def find_reason(self, question: str, system: str) -> Rejected | None:
+        """Return the rejection of a question of `max_length` tokens or more."""
+        length = len(self.student.encode_text_prompt(question, system))
+        if self.max_length is None or length < self.max_length:
+            return None
+        return Rejected(
+            "questions", "too_long", f"its written prompt is {length} tokens long, max_length {self.max_length}"
+        )
+
+
+def describe_rejected(rejected: Mapping[str, Rejected]) -> str:
+    """Return a line for every rejected row; empty for none."""
+    lines = [f"\n  row {row_id}: {entry.detail or entry.code}" for row_id, entry in rejected.items()]
+    more = f"\n  and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
+    return "".join(lines[:ROWS_NAMED]) + more

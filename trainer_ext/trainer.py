@@ -1,5 +1,6 @@
 """`CrossModalDistillTrainer`: TRL's SFT trainer on batches of pairs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,27 +8,28 @@ import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
-from trl import SFTTrainer
+from transformers.trainer_utils import EvalLoopOutput
 
 from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig
 from trainer_ext.channel_meter import ChannelMeter
-from trainer_ext.checkpoints.callback import CompleteCheckpointCallback
-from trainer_ext.checkpoints.resume import resolve_resume
 from trainer_ext.collator import PairCollator
 from trainer_ext.hub.model_card import RunFacts, write_model_card
-from trainer_ext.loading.adapter import check_keys
+from trainer_ext.length_sampler import LengthGroupedSampler
+from trainer_ext.loading.adapter_config import check_peft_config, check_trained_parameters
 from trainer_ext.loss.alignment import response_rows
 from trainer_ext.loss.objective import Objective
 from trainer_ext.pair_batch import PairBatch
+from trainer_ext.resumable_trainer import ResumableTrainer
 from trainer_ext.row_validation import prepare_rows
+from trainer_ext.run_identity import describe_run
 from trainer_ext.students.base import StudentFamily
 from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward
 from trainer_ext.teachers.base import Teacher
 
 
-class CrossModalDistillTrainer(SFTTrainer):
+class CrossModalDistillTrainer(ResumableTrainer):
     """Distills a text LLM into a speech LLM through the channels t2t and s2t (arXiv 2509.14930).
 
     One step, with B student rows of T tokens, Q questions, N response tokens of the student, M of the teacher:
@@ -44,15 +46,15 @@ class CrossModalDistillTrainer(SFTTrainer):
         family: the student's family (`trainer_ext.load_student_family`).
         teacher: of the kind that `args.teacher_kind` names; None for "none".
         train_dataset: rows of the data contract (data_builders/schema.py), speech undecoded.
-        eval_dataset: rows like them; the loss on them is logged with the prefix `eval_`.
+        eval_dataset: rows like them, or several sets by name; the loss on them is logged with the prefix `eval_`.
         peft_config: the adapter to train; None trains the model itself, frozen modules apart.
 
     Attributes:
-        train_lengths: the student's tokens of every row of `train_dataset`, all channels together.
+        checked_rows: the student's tokens of every row of `train_dataset`, and the rows that were left out of it.
         run_facts: facts for the model card; a recipe adds data set and scores.
 
     Raises:
-        ValueError: a row or an argument that cannot be trained on; see `row_validation.check_rows`.
+        ValueError: rows or an argument that cannot be trained on; see `row_validation.prepare_rows`.
         FloatingPointError: while training, when a loss is not finite; names step, channels and row ids.
     """
 
@@ -66,7 +68,7 @@ class CrossModalDistillTrainer(SFTTrainer):
         family: StudentFamily,
         teacher: Teacher | None,
         train_dataset: Dataset,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
@@ -76,10 +78,14 @@ class CrossModalDistillTrainer(SFTTrainer):
                 f"teacher_kind is {args.teacher_kind!r}, but the teacher given is {kind!r}: give the trainer a "
                 "teacher of that kind, or change teacher_kind"
             )
+        given = model.peft_config.values() if isinstance(model, PeftModel) else [peft_config] if peft_config else []
+        for config in given:
+            check_peft_config(config)
+        self.family, self.teacher = family, teacher
         encoder = None if teacher is None else teacher.encoder
-        train_dataset, self.train_lengths = prepare_rows(train_dataset, family, encoder, args)
-        if eval_dataset is not None:
-            eval_dataset, _ = prepare_rows(eval_dataset, family, encoder, args)
+        train_dataset, self.checked_rows = prepare_rows(train_dataset, family, encoder, args)
+        identity = describe_run(args, model, peft_config, teacher, self.checked_rows.digest)
+        eval_dataset = prepare_eval_rows(eval_dataset, family, encoder, args)
         super().__init__(
             model=model,
             args=args,
@@ -90,16 +96,15 @@ class CrossModalDistillTrainer(SFTTrainer):
             peft_config=peft_config,
             callbacks=callbacks,
         )
-        self.add_callback(CompleteCheckpointCallback(args, self.accelerator))
+        self.add_checkpoint_callbacks(identity)
         self.is_adapted = isinstance(self.model, PeftModel)
         base_model = self.model.get_base_model() if self.is_adapted else self.model
+        check_trained_parameters(base_model, family)
         install_distill_forward(base_model, family.packed_inputs)
         for parameter in self.model.parameters():
             # TRL casts adapters of a quantized model to bfloat16, in which Adam's small steps are rounded away.
             if self.is_adapted and parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        self.family = family
-        self.teacher = teacher
         self.objective = Objective(args.kl_weight, args.temperature, args.divergence, args.beta)
         if teacher is not None:
             teacher.attach(self.model, self.accelerator.device, args.temperature)
@@ -127,8 +132,12 @@ class CrossModalDistillTrainer(SFTTrainer):
         assert request.parts is not None
         rows = response_rows(batch.labels)  # (N,)
         batch.check_finite(request.parts, rows, self.state.global_step + 1)
-        mode = "train" if self.model.training else "eval"
-        self.meters[mode].update(request.parts, batch.channel_index[rows])
+        if self.model.training:
+            self.meters["train"].update(request.parts, batch.channel_index[rows])
+        else:
+            # By question, so that those that fill the last batch of several processes can be left out.
+            sums = self.meters["eval"].sum_by_question(request.parts, batch, rows)
+            self.meters["eval"].add(self.accelerator.gather_for_metrics(sums))
         if num_items_in_batch is None:
             loss = output.total / max(len(rows), 1)
         else:
@@ -139,15 +148,58 @@ class CrossModalDistillTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss parts of each channel, averaged over the tokens since the last log: `s2t/ce`, ..."""
-        mode = "train" if self.model.training else "eval"
-        means = self.meters[mode].read_and_reset(lambda sums: self.accelerator.reduce(sums, reduction="sum"))
-        self._metrics[mode].update({name: [mean] for name, mean in means.items()})
+        if self.model.training:
+            means = self.meters["train"].read_and_reset(lambda sums: self.accelerator.reduce(sums, reduction="sum"))
+            self._metrics["train"].update({name: [mean] for name, mean in means.items()})
         super().log(logs, start_time)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train; `resume_from_checkpoint=True` takes the newest complete checkpoint, if there is one."""
-        checkpoint = resolve_resume(resume_from_checkpoint, self.args.output_dir)
-        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+    def evaluation_loop(
+        self, dataloader: DataLoader, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Evaluate, and return the loss as the mean over all response tokens, with its parts under the same prefix.
+
+        The base class averages over batches, and counts the rows twice that fill the last batch of several processes.
+
+        Raises:
+            ValueError: for `predict`, which would return the padded logits of the responses.
+        """
+        if description == "Prediction":
+            raise ValueError(
+                "predict() is refused: the student answers by trainer_ext.evaluation.answers.answer_rows, and "
+                "evaluate() computes the loss"
+            )
+        meter = self.meters["eval"]
+        meter.reset()
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loss = meter.mean_loss(self.objective)
+        means = meter.read_and_reset(lambda sums: sums)  # gathered already
+        output.metrics[f"{metric_key_prefix}_loss"] = loss
+        output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items()})
+        return output
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """Return the data loader of an evaluation; rows that are given here are validated like those of training."""
+        if isinstance(eval_dataset, Dataset) and eval_dataset not in self._validated_eval_datasets():
+            encoder = None if self.teacher is None else self.teacher.encoder
+            eval_dataset, _ = prepare_rows(eval_dataset, self.family, encoder, self.args)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def _validated_eval_datasets(self) -> list[Dataset]:
+        known = self.eval_dataset
+        return list(known.values()) if isinstance(known, Mapping) else [] if known is None else [known]
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """Return a sampler whose order depends on seed and epoch alone; see `LengthGroupedSampler`."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        rows_per_group = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(
+            self.train_dataset[self.args.length_column_name],
+            rows_per_group,
+            seed,
+            lambda: int((self.state.epoch or 0) + 1e-6),
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of this run from `run_facts` instead of TRL's draft."""
@@ -156,31 +208,11 @@ class CrossModalDistillTrainer(SFTTrainer):
             folder.mkdir(parents=True, exist_ok=True)
             write_model_card(folder, self.run_facts, self.args, self.family)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Refuse adapters with other keys, and load a full model as its class does.
 
-        `save_pretrained` writes the names of published checkpoints ("model.layers.0", in memory
-        "model.language_model.layers.0"). The base class compares names literally, finds none, and continues from
-        untrained weights with a warning.
-        """
-        if self.is_adapted:
-            check_keys(self.model, resume_from_checkpoint)
-        if self.is_adapted or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            saved = self.family.load_model(resume_from_checkpoint, dtype=self.model.dtype)
-            self.model.load_state_dict(saved.state_dict())
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Save the feature extractor beside the tokenizer, a full model with the weights left on disk, and no pickle.
-
-        training_args.bin, a pickle that would be pushed to the Hub, is removed.
-        """
-        if self.args.should_save and not self.is_adapted:
-            trained = self.model.state_dict() if state_dict is None else state_dict
-            state_dict = {**trained, **self.family.load_unloaded_weights(self.model)}
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            self.family.save_pretrained(str(folder))
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+def prepare_eval_rows(
+    eval_dataset: Dataset | Mapping[str, Dataset] | None, family: StudentFamily, encoder: Any, args: Any
+) -> Any:
+    """Validate the rows of one data set, or of several by name; see `prepare_rows`."""
+    if isinstance(eval_dataset, Mapping):
+        return {name: prepare_rows(rows, family, encoder, args)[0] for name, rows in eval_dataset.items()}
+    return None if eval_dataset is None else prepare_rows(eval_dataset, family, encoder, args)[0]

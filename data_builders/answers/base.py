@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import ClassVar, NamedTuple, Protocol
 
 from data_builders.arguments import AnswerArguments
-from data_builders.clients.concurrent import TemporaryFailure
-from data_builders.outcomes import Rejected
+from data_builders.outcomes import Rejected, TemporaryFailure
 from data_builders.registry import load_class
 from data_builders.storage.call_cache import content_key
 

@@ -4,16 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from data_builders.outcomes import TemporaryFailure
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class TemporaryFailure(RuntimeError):
-    """A call failed after all retries and may work later; the row is reported and tried by the next run."""
-
-
-class ServerUnreachable(RuntimeError):
-    """The server does not answer; the stage aborts, and the next run resumes it."""
 
 
 def map_concurrent(

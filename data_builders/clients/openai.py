@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
 
-from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure
+from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 
 RETRIES = 5
 RETRIED_STATUS_CODES = (408, 409, 429)

@@ -28,6 +28,7 @@ from data_builders.pipeline.stages import (
     Stage,
     VerificationStage,
 )
+from data_builders.questions.filter import TextCheck
 from data_builders.questions.select import Selection, fingerprint_selection, select_questions
 from data_builders.speech.augmentation import check_augmentations
 from data_builders.speech.recordings import recordings_per_split
@@ -40,8 +41,11 @@ from data_builders.storage.dataset_folder import load_dataset_folder, push_datas
 FAILURES_SHOWN = 5
 
 
-def build_dataset(settings: BuildSettings) -> Path | None:
+def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) -> Path | None:
     """Build the data set unless it exists; returns its folder, or None while other machines or a queue work on it.
+
+    Args:
+        text_check: a check of every question before anything is made of it.
 
     Raises:
         ValueError: bad questions or arguments, no row left, or failed rows; finished work is kept.
@@ -51,19 +55,43 @@ def build_dataset(settings: BuildSettings) -> Path | None:
     pipeline = settings.pipeline
     folder, root = Path(pipeline.output_dir), Path(pipeline.cache_dir).resolve()
     teacher = fingerprint_teacher(settings.answers)
-    key = fingerprint_build(settings, teacher)
+    key = fingerprint_build(settings, teacher, text_check)
     shards = root / "shards" / key
+    check_folder(folder, key, pipeline.overwrite_output_dir)
     if pipeline.retry_failed:
         forget_failed(shards)
     elif is_built(folder, key):
         export_and_push(folder, settings)
         return folder
+    find_engine(settings.speech).check_voices([*settings.speech.train_voices, *settings.speech.test_voices])
     selection = select_questions(
-        settings.questions, recordings_per_split(settings.speech), pipeline.max_shard_size, root
+        settings.questions,
+        recordings_per_split(settings.speech),
+        pipeline.max_shard_size,
+        root,
+        text_check=text_check,
     )
     build = Build(settings, selection, root, shards, key, teacher)
     run_shares(build.run_share, pipeline, build.finish, shards / "logs")
     return folder if is_built(folder, key) else None
+
+
+def check_folder(folder: Path, key: str, overwrite: bool) -> None:
+    """Raise ValueError if the data set's folder cannot be written, or holds another data set, before any work."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        probe = folder.parent / f".{folder.name}.writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"output_dir {folder} cannot be written: {error.strerror or error}") from error
+    manifest = read_manifest(folder)  # refuses a folder of something else
+    if manifest is not None and manifest["build"] != key and not overwrite:
+        rows = ", ".join(f"{count} {split}" for split, count in manifest["rows"].items())
+        raise ValueError(
+            f"{folder} holds another data set ({rows} rows), made with other questions or settings: name another "
+            "output_dir, or add --overwrite_output_dir true to replace it"
+        )
 
 
 def is_built(folder: Path, key: str) -> bool:
@@ -220,12 +248,14 @@ def show_counts(counts: dict[str, dict[str, int]]) -> None:
     Console().print(table)
 
 
-def fingerprint_build(settings: BuildSettings, teacher: str | None) -> str:
+def fingerprint_build(settings: BuildSettings, teacher: str | None, text_check: TextCheck | None = None) -> str:
     """Return a hash of everything that the rows of a build depend on."""
     speech, verification = settings.speech, settings.verification
     return content_key(
-        "build 2",
-        fingerprint_selection(settings.questions, recordings_per_split(speech), settings.pipeline.max_shard_size),
+        "build 3",
+        fingerprint_selection(
+            settings.questions, recordings_per_split(speech), settings.pipeline.max_shard_size, text_check
+        ),
         teacher,
         settings.answers.answer_max_new_tokens,
         [speech.speech_engine, speech.speech_model, speech.train_voices, speech.test_voices],

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data_builders.clients.concurrent import TemporaryFailure
-from data_builders.outcomes import Rejected
+from data_builders.outcomes import Rejected, TemporaryFailure
 from data_builders.pipeline.caches import ShardCaches
 from data_builders.pipeline.stages import CallResult, Stage
 

@@ -19,8 +19,8 @@ from data_builders.answers.base import (
 )
 from data_builders.arguments import SpeechArguments, VerificationArguments
 from data_builders.audio import decode_speech, encode_speech
-from data_builders.clients.concurrent import TemporaryFailure, map_concurrent
-from data_builders.outcomes import Rejected
+from data_builders.clients.concurrent import map_concurrent
+from data_builders.outcomes import Rejected, TemporaryFailure
 from data_builders.pipeline.caches import ShardCaches
 from data_builders.questions.select import Selection
 from data_builders.speech.augmentation import Augmenter

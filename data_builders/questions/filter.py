@@ -1,6 +1,7 @@
 """Decide on every question: keep it with its spoken text, or reject it with a code."""
 
 from pathlib import Path
+from typing import Protocol
 
 from data_builders.arguments import QuestionArguments
 from data_builders.outcomes import Rejected
@@ -10,14 +11,31 @@ from data_builders.questions.text_normalization import normalize_for_tts
 STAGE = "questions"
 
 
+class TextCheck(Protocol):
+    """A check of questions before anything is made of them, for instance of their length in a student's tokens."""
+
+    @property
+    def key(self) -> str:
+        """Everything that the decisions depend on."""
+        ...
+
+    def find_reason(self, question: str, system: str) -> Rejected | None:
+        """Return why a question cannot be used; None for one that can."""
+        ...
+
+
 class QuestionFilter:
     """Rejects questions that cannot be asked aloud, and near duplicates.
 
-    Without `filter_unspeakable` all questions stay; an empty one, or one that occurs twice, is an error.
+    Without `filter_unspeakable`, empty questions and those that occur twice are rejected.
+
+    Args:
+        text_check: a further check of every question; None for none.
     """
 
-    def __init__(self, arguments: QuestionArguments, folder: Path) -> None:
+    def __init__(self, arguments: QuestionArguments, folder: Path, text_check: TextCheck | None = None) -> None:
         self._first_row: dict[str, int] = {}
+        self._text_check = text_check
         self._speakability = self._duplicates = None
         if arguments.filter_unspeakable:
             # Their libraries belong to the extra `data`.
@@ -29,17 +47,17 @@ class QuestionFilter:
             self._duplicates = NearDuplicates(self._database, arguments.near_duplicates)
 
     def judge(self, row: SourceQuestion, row_id: str, number: int) -> str | Rejected:
-        """Return the spoken text of a kept question, or its rejection.
-
-        Raises:
-            ValueError: without the filter, a question is empty or occurs twice; names the row.
-        """
+        """Return the spoken text of a kept question, or its rejection."""
         question = row["question"]
+        if self._text_check is not None and question:
+            rejected = self._text_check.find_reason(question, row["system"])
+            if rejected is not None:
+                return rejected
         if self._speakability is None or self._duplicates is None:
             if not question:
-                raise ValueError(f"row {number}: its question is empty")
+                return Rejected(STAGE, "empty")
             if (first := self._first_row.setdefault(row_id, number)) != number:
-                raise ValueError(f"row {number}: the same question as row {first} ({question[:60]!r}); drop one")
+                return Rejected(STAGE, "duplicate", f"of row {first}")
             return question
         if code := self._speakability.find_reason(question):
             return Rejected(STAGE, code)

@@ -16,13 +16,16 @@ from data_builders.schema import CHANNELS, check_channels
 from data_builders.storage.atomic import hash_file
 
 FILE_LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-FIELDS = ("question", "system", "gold_response", "reference", "source", "channels", "split")
+FIELDS = ("question", "system", "gold_response", "reference", "source", "source_id", "channels", "split")
+# Characters without a sign or a sound: byte order mark, zero-width spaces and joiners around which nobody writes.
+INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
 
 
 class SourceQuestion(TypedDict):
     """A question as its source has it, without answer or speech."""
 
     source: str
+    source_id: str
     split: str
     system: str
     question: str
@@ -79,6 +82,8 @@ def map_columns(columns: list[str], present: list[str], name_or_path: str) -> di
     """
     available = f"its columns are {', '.join(present)}"
     names = {field: field for field in FIELDS if field in present}
+    if "source_id" not in names and "id" in present:
+        names["source_id"] = "id"
     for mapping in columns:
         field, equals, column = mapping.partition("=")
         if not equals or field not in FIELDS:
@@ -108,9 +113,10 @@ def make_question(row: dict[str, Any], number: int, default_source: str) -> Sour
         raise ValueError(f"row {number}: {split!r} is no name of a split; write letters and digits")
     return SourceQuestion(
         source=row.get("source") or default_source,
+        source_id=str(number if row.get("source_id") is None else row["source_id"]),
         split=split,
         system=row.get("system") or "",
-        question=question.strip() if isinstance(question, str) else "",
+        question=question.translate(INVISIBLE).strip() if isinstance(question, str) else "",
         gold_response=as_text(row.get("gold_response")),
         reference=as_text(row.get("reference")),
         channels=channels,

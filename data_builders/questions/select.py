@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data_builders.arguments import QuestionArguments
 from data_builders.outcomes import Rejected
 from data_builders.questions.channels import ChannelAssigner, hash_to_unit
-from data_builders.questions.filter import QuestionFilter
+from data_builders.questions.filter import QuestionFilter, TextCheck
 from data_builders.questions.read import SourceQuestion, fingerprint_source, read_questions
 from data_builders.questions.shard_writer import ShardWriter, parse_size
 from data_builders.schema import make_row_id
@@ -30,7 +30,13 @@ from data_builders.storage.atomic import atomic_folder, exclusive
 from data_builders.storage.call_cache import content_key
 from data_builders.storage.parquet import AtomicParquetWriter
 
-DROPPED_FEATURES = Features({name: Value("string") for name in ("id", "source", "question", "code", "detail")})
+DROPPED_FEATURES = Features(
+    {
+        "row": Value("int64"),  # number in the source, from 0
+        **{name: Value("string") for name in ("id", "source", "source_id", "question", "code", "detail")},
+    }
+)
+ROWS_NAMED = 200  # in an error
 FILTER_FIELDS = ("max_words", "max_seconds", "near_duplicates")
 
 
@@ -39,7 +45,6 @@ class Selection:
     """The selected questions of a build, on disk."""
 
     folder: Path
-    key: str
     counts: dict[str, int]  # read, kept, and rejected by code
     shards: dict[str, int]  # name, such as train-00000 -> questions in it
 
@@ -48,17 +53,23 @@ class Selection:
         return pq.read_table(self.folder / f"{shard}.parquet").to_pylist()
 
 
-def fingerprint_selection(arguments: QuestionArguments, recordings: tuple[int, int], max_shard_size: str) -> str:
+def fingerprint_selection(
+    arguments: QuestionArguments,
+    recordings: tuple[int, int],
+    max_shard_size: str,
+    text_check: TextCheck | None = None,
+) -> str:
     """Return a hash of everything that a selection depends on."""
     assert arguments.questions is not None
     names = ["questions_split", "columns", "sample_fraction", "max_rows", "filter_unspeakable"]
     names += ["channel_shares", "seed", *(FILTER_FIELDS if arguments.filter_unspeakable else ())]
     return content_key(
-        "selection 1",
+        "selection 2",
         fingerprint_source(arguments.questions, arguments.questions_revision),
         {name: getattr(arguments, name) for name in names},
         recordings,
         max_shard_size,
+        text_check and text_check.key,
     )[:16]
 
 
@@ -68,6 +79,7 @@ def select_questions(
     max_shard_size: str,
     cache_dir: Path,
     quiet: bool = False,
+    text_check: TextCheck | None = None,
 ) -> Selection:
     """Return the selection of these arguments, made unless it exists.
 
@@ -75,34 +87,52 @@ def select_questions(
         recordings: recordings of a training question, and of any other question; they size the shards.
 
     Raises:
-        ValueError: bad questions (see `read_questions` and `QuestionFilter`), or no question left.
+        ValueError: bad questions (see `read_questions`), no question left, or more dropped than
+            `max_rejected_share`; the message names them.
     """
     max_bytes = parse_size(max_shard_size)
-    key = fingerprint_selection(arguments, recordings, max_shard_size)
+    key = fingerprint_selection(arguments, recordings, max_shard_size, text_check)
     target = cache_dir / "selections" / key
     with exclusive(target.with_suffix(".lock")):  # machines with one cache_dir start together
         if not target.exists():
             with atomic_folder(target) as folder:
-                write_selection(arguments, folder, ShardWriter(folder, recordings, max_bytes), quiet)
+                write_selection(arguments, folder, ShardWriter(folder, recordings, max_bytes), quiet, text_check)
     content = json.loads((target / "selection.json").read_text())
-    return Selection(target, key, content["counts"], content["shards"])
+    selection = Selection(target, content["counts"], content["shards"])
+    check_share(selection, arguments.max_rejected_share)
+    return selection
 
 
-def write_selection(arguments: QuestionArguments, folder: Path, selected: ShardWriter, quiet: bool) -> None:
+def check_share(selection: Selection, limit: float) -> None:
+    """Raise ValueError, naming them all, if a larger share of the questions was dropped."""
+    dropped = selection.counts["read"] - selection.counts["kept"]
+    if dropped > limit * selection.counts["read"]:
+        rows = pq.read_table(selection.folder / "dropped.parquet").to_pylist()
+        lines = [f"\n  row {row['row']}: {row['code']} {row['detail']} {row['question'][:60]!r}" for row in rows]
+        more = f"\n  and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
+        raise ValueError(
+            f"{dropped} of {selection.counts['read']} questions cannot be used, and max_rejected_share is {limit:g}:"
+            f"{''.join(lines[:ROWS_NAMED])}{more}"
+        )
+
+
+def write_selection(
+    arguments: QuestionArguments, folder: Path, selected: ShardWriter, quiet: bool, text_check: TextCheck | None = None
+) -> None:
     """Scan the source into an empty folder."""
     counts: collections.Counter[str] = collections.Counter()
     dropped = AtomicParquetWriter(folder / "dropped.parquet", DROPPED_FEATURES)
     with (
         tqdm(desc="questions", unit="row", total=arguments.max_rows, disable=quiet) as progress,
-        contextlib.closing(judge_questions(arguments, folder)) as judged,
+        contextlib.closing(judge_questions(arguments, folder, text_check)) as judged,
     ):
-        for row, row_id, verdict in judged:
+        for number, row, row_id, verdict in judged:
             counts["read"] += 1
             if isinstance(verdict, Rejected):
                 counts[verdict.code] += 1
-                question = {"source": row["source"], "question": row["question"]}
+                question = {name: row[name] for name in ("source", "source_id", "question")}
                 rejection = {"code": verdict.code, "detail": verdict.detail}
-                dropped.write({"id": row_id, **question, **rejection})
+                dropped.write({"row": number, "id": row_id, **question, **rejection})
                 continue
             selected.write({**row, "id": row_id, "spoken_text": verdict})
             counts["kept"] += 1
@@ -117,11 +147,11 @@ def write_selection(arguments: QuestionArguments, folder: Path, selected: ShardW
 
 
 def judge_questions(
-    arguments: QuestionArguments, folder: Path
-) -> Generator[tuple[SourceQuestion, str, str | Rejected], None, None]:
-    """Yield every question of the sample with its id, and its spoken text or rejection."""
+    arguments: QuestionArguments, folder: Path, text_check: TextCheck | None = None
+) -> Generator[tuple[int, SourceQuestion, str, str | Rejected], None, None]:
+    """Yield every question of the sample with its row number and id, and its spoken text or rejection."""
     assert arguments.questions is not None
-    question_filter = QuestionFilter(arguments, folder)
+    question_filter = QuestionFilter(arguments, folder, text_check)
     assigner = ChannelAssigner(arguments.parse_channel_shares(), arguments.seed, arguments.max_rows)
     rows = read_questions(
         arguments.questions,
@@ -137,6 +167,6 @@ def judge_questions(
             verdict = question_filter.judge(row, row_id, number)
             if not isinstance(verdict, Rejected) and row["split"] == "train":
                 row["channels"] = assigner.assign(row_id) or row["channels"]
-            yield row, row_id, verdict
+            yield number, row, row_id, verdict
     finally:
         question_filter.close()

@@ -12,7 +12,7 @@ from data_builders.storage.parquet import AtomicParquetWriter
 
 SELECTED_FEATURES = Features(
     {
-        **{name: FEATURES[name] for name in ("id", "source", "system", "question", "spoken_text")},
+        **{name: FEATURES[name] for name in ("id", "source", "source_id", "system", "question", "spoken_text")},
         **{name: FEATURES[name] for name in ("gold_response", "reference")},
         "split": Value("string"),
         "channels": List(Value("string")),

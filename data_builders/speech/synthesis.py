@@ -10,8 +10,7 @@ import numpy as np
 
 from data_builders.arguments import SpeechArguments
 from data_builders.audio import encode_speech, resample_speech
-from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure
-from data_builders.outcomes import Rejected
+from data_builders.outcomes import Rejected, ServerUnreachable, TemporaryFailure
 from data_builders.registry import load_class
 from data_builders.storage.call_cache import content_key
 
@@ -32,6 +31,11 @@ class SpeechEngine(Protocol):
     @classmethod
     def from_arguments(cls, arguments: SpeechArguments) -> "SpeechEngine":
         """Load the model, start the process or connect to the server."""
+        ...
+
+    @staticmethod
+    def check_voices(voices: list[str]) -> None:
+        """Raise ValueError, naming the known ones, for a voice that the engine does not have, where it can know."""
         ...
 
     def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.support.hub import HubServer
-from tests.support.lab import write_every
+from tests.support.lab import TEACHER, write_every
 from tests.support.processes import run, run_recipe
 from tests.support.run_script import run_script
 
@@ -23,7 +23,8 @@ def few_questions(tmp_path_factory) -> str:
 def words(tmp_path, few_questions, name):
     output = tmp_path / name
     cache = ["--cache_dir", str(tmp_path / "data")]
-    return output, [*FEW_STEPS, "--output_dir", str(output), *cache, "--questions", few_questions]
+    named = ["--questions", few_questions, "--teacher_model_name_or_path", TEACHER]
+    return output, [*FEW_STEPS, "--output_dir", str(output), *cache, *named]
 
 
 def test_one_line_runs_from_nothing_to_a_pushed_adapter_with_its_report(tmp_path, few_questions):

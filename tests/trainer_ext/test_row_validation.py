@@ -36,12 +36,26 @@ def speech(seconds: float) -> dict:
         (speech(0.01), "too short"),
     ],
 )
-def test_a_bad_row_is_named(make_trainer, pairs, cells, message):
+def test_a_bad_row_is_set_aside_or_stops_a_strict_run(make_trainer, pairs, cells, message):
     """Prevents: a failure at step 9,000 of 10,000, or a row skipped without notice."""
     row_id = pairs["train"][3]["id"]
-    with pytest.raises(ValueError, match=message) as caught:
-        make_trainer(train_dataset=spoil(pairs["train"], 3, **cells))
-    assert row_id in str(caught.value)
+    rows = spoil(pairs["train"], 3, **cells)
+    trainer = make_trainer(train_dataset=rows)
+    assert list(trainer.checked_rows.rejected) == [row_id]
+    assert row_id not in trainer.train_dataset["id"]
+    assert len(trainer.train_dataset) == len(trainer.checked_rows.lengths) == len(rows) - 1
+    with pytest.raises(ValueError, match=f"strict allows none.\n  row {row_id}: .*{message}"):
+        make_trainer(train_dataset=rows, strict=True)
+
+
+def test_a_run_stops_where_most_rows_are_bad_and_names_them_all(make_trainer, pairs):
+    """Prevents: a night on a tenth of the data, after a column was mapped wrongly; and errors one after the other."""
+    rows = pairs["train"].map(lambda row, i: {"question": ""} if i % 3 else {}, with_indices=True)
+    bad = [row["id"] for i, row in enumerate(rows) if i % 3]
+    with pytest.raises(ValueError, match=f"{len(bad)} of {len(rows)} rows cannot be trained on") as caught:
+        make_trainer(train_dataset=rows)
+    assert all(f"row {row_id}: its question is empty" in str(caught.value) for row_id in bad)
+    assert len(make_trainer(train_dataset=rows, max_rejected_share=0.9).train_dataset) == len(rows) - len(bad)
 
 
 def test_a_missing_column_is_named(make_trainer, pairs):
@@ -53,7 +67,7 @@ def test_a_missing_column_is_named(make_trainer, pairs):
 def test_gold_targets_need_gold_answers(make_trainer, pairs):
     """Prevents: training on gold answers with a data set that has none."""
     with pytest.raises(ValueError, match=r"gold_response is empty.*|its gold_response is empty"):
-        make_trainer(train_dataset=spoil(pairs["train"], 0, gold_response=None), hard_targets="gold")
+        make_trainer(train_dataset=spoil(pairs["train"], 0, gold_response=None), hard_targets="gold", strict=True)
 
 
 def test_a_run_on_speech_needs_rows_with_speech(make_trainer, pairs):
@@ -103,7 +117,6 @@ def test_a_teacher_that_ends_its_turns_otherwise_is_refused(make_trainer, teache
         ({"hub_token": "hf_secret"}, "hub_token is refused"),
         ({"packing": True}, "packing"),
         ({"trust_remote_code": True}, "trust_remote_code is refused"),
-        ({"load_best_model_at_end": True}, "load_best_model_at_end is refused"),
         (
             {"push_to_hub": True, "hub_strategy": "every_save"},
             "hub_strategy 'every_save' is refused",

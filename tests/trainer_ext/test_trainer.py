@@ -142,6 +142,19 @@ def test_weights_that_are_not_finite_are_never_saved(make_trainer, tmp_path):
     assert find_corruption(tmp_path / "run" / "checkpoint-1") is None
 
 
+def test_a_deep_copy_computes_with_its_own_weights(make_trainer):
+    """Prevents: an average of weights, or a frozen copy, that answers with the trained model's."""
+    trainer = make_trainer(max_steps=1)
+    copied = copy.deepcopy(trainer.model)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    with torch.no_grad():
+        before = trainer.compute_loss(copied, batch)
+        for parameter in copied.parameters():
+            parameter.mul_(1.1)
+        assert not torch.equal(trainer.compute_loss(copied, batch), before)
+        assert torch.equal(trainer.compute_loss(trainer.model, batch), before)
+
+
 def test_forward_without_distillation_inputs_is_the_models_own(make_trainer, student, family):
     """Prevents: a changed forward in generation and evaluation."""
     plain = copy.deepcopy(student)

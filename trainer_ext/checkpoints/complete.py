@@ -5,6 +5,7 @@ start the rest afresh. A folder counts only if its checksums are there and every
 """
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,22 +16,40 @@ CHECKSUMS = "checksums.json"
 
 def write_checksums(folder: Path) -> None:
     """Write the checksums of every file in `folder`, as the last step of a save."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            sync(file)
     checksums = {
         str(file.relative_to(folder)): hash_file(file)
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != CHECKSUMS
     }
     write_atomic(folder / CHECKSUMS, json.dumps(checksums, indent=1).encode())
+    sync(folder)
+    sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Write a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def find_corruption(folder: Path) -> str | None:
     """Return the first fault of a checkpoint in words; None if it is complete."""
     file = folder / CHECKSUMS
+    if not folder.is_dir():
+        return "there is no such folder"
     if not file.is_file():
         return f"its save did not finish (there is no {CHECKSUMS})"
     try:
         checksums = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
+        return f"its {CHECKSUMS} is damaged"
+    if not isinstance(checksums, dict) or not checksums:
         return f"its {CHECKSUMS} is damaged"
     for name, checksum in checksums.items():
         if not (folder / name).is_file():

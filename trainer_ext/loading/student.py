@@ -10,6 +10,7 @@ from transformers.utils import is_flash_attn_2_available
 from trl import get_peft_config, get_quantization_config
 
 from trainer_ext.arguments import ModelArguments
+from trainer_ext.loading.adapter_config import check_peft_config, confine_target_modules
 from trainer_ext.students.base import StudentArchitecture, StudentFamily
 
 
@@ -69,12 +70,16 @@ def keep_trainable_layout(model: torch.nn.Module) -> None:
 
 
 def load_peft_config(arguments: ModelArguments, family: StudentArchitecture) -> PeftConfig | None:
-    """Return TRL's LoRA config, on the family's language model unless `lora_target_modules` says otherwise."""
+    """Return TRL's LoRA config, on the family's language model; bare names in `lora_target_modules` mean those in it.
+
+    Raises:
+        ValueError: a setting that would be trained, planned or exported wrongly.
+    """
     config = get_peft_config(arguments)
     if config is None:
         return None
-    if arguments.lora_target_modules is None:
-        config.target_modules = family.lora_target_modules
+    config.target_modules = confine_target_modules(arguments.lora_target_modules, family)
+    check_peft_config(config)
     if arguments.model_revision != "main":  # recorded in the adapter, which belongs to this revision
         config.revision = arguments.model_revision
     return config

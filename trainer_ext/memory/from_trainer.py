@@ -33,7 +33,7 @@ def plan_training(trainer: CrossModalDistillTrainer, model: ModelArguments, soft
 
 def measure_longest(trainer: CrossModalDistillTrainer) -> Lengths:
     """Measure a micro-batch of the longest rows."""
-    lengths = trainer.train_lengths
+    lengths = trainer.checked_rows.lengths
     longest = sorted(range(len(lengths)), key=lengths.__getitem__)
     numbers = longest[-trainer.args.per_device_train_batch_size :]
     rows = [trainer.train_dataset[number] for number in numbers]

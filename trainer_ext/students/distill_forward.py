@@ -8,6 +8,7 @@ shorter in writing than in speech, and padding would be a third of the work.
 """
 
 import functools
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,11 +79,17 @@ def install_distill_forward(
         packed_inputs: the family's arguments for rows packed into one (`StudentArchitecture.packed_inputs`).
     """
     original_forward = model.forward
+    if isinstance(original_forward, types.MethodType) and original_forward.__self__ is model:
+        original_forward = original_forward.__func__
+    else:  # a wrapper's function, which knows its model
+        original_forward = functools.partial(call_without_self, original_forward)
 
     @functools.wraps(type(model).forward)
-    def forward(*args: Any, distill: DistillRequest | HiddenStatesRequest | None = None, **kwargs: Any) -> Any:
+    def forward(
+        model: PreTrainedModel, *args: Any, distill: DistillRequest | HiddenStatesRequest | None = None, **kwargs: Any
+    ) -> Any:
         if distill is None:
-            return original_forward(*args, **kwargs)
+            return original_forward(model, *args, **kwargs)
         input_ids, mask = kwargs.pop("input_ids"), kwargs.pop("attention_mask").bool()
         positions = (mask.cumsum(dim=-1) - 1)[mask]  # (S,)
         packed = {"input_ids": input_ids[mask][None], **packed_inputs(positions, mask.sum(dim=-1).tolist())}
@@ -103,7 +110,12 @@ def install_distill_forward(
             )
         return DistillOutput(total=distill.parts.total)
 
-    model.forward = forward
+    model.forward = types.MethodType(forward, model)  # a method, so that a deep copy computes with its own weights
+
+
+def call_without_self(function: Callable[..., Any], _: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    """Call a function that has replaced a method."""
+    return function(*args, **kwargs)
 
 
 def gather_head(head: DTensor, dtype: torch.dtype) -> Tensor:

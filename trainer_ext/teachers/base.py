@@ -22,11 +22,15 @@ class TeacherEncoder(Protocol):
         ...
 
     def check_row(self, row: Mapping[str, Any], response: str, student_ids: list[int]) -> None:
-        """Raise ValueError, naming the row, if the teacher cannot be compared on this response.
+        """Check that the teacher can be compared on this response.
 
         Args:
             row: with id, question and system prompt.
             student_ids: the response in the student's tokens.
+
+        Raises:
+            RowRejected: it cannot; the run leaves the row out.
+            ValueError: the teacher does not fit the run, which then stops; names the row.
         """
         ...
 
@@ -42,6 +46,10 @@ class Teacher(Protocol):
 
     @property
     def encoder(self) -> TeacherEncoder: ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what its targets depend on, as JSON, by key: a run resumes with the same teacher alone."""
+        ...
 
     def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
         """Prepare to teach a student on its device, at the run's temperature.

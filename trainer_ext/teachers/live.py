@@ -1,5 +1,7 @@
 """Any causal LM in memory as the teacher: unquantized or in 4-bit, beside the student, elsewhere, or offloaded."""
 
+from typing import Any
+
 import torch
 from accelerate import PartialState, cpu_offload
 from accelerate.utils import align_module_device
@@ -8,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 
 from data_builders.causal_lm import OFFLOAD, TeacherSettings, load_causal_lm
+from trainer_ext.checkpoints.identity import hash_weights
 from trainer_ext.loss.alignment import gather_response_states
 from trainer_ext.loss.teacher_targets import LiveTargets
 from trainer_ext.teachers.prompts import TeacherPromptEncoder
@@ -66,6 +69,9 @@ class LiveTeacher:
         if settings.device_map == OFFLOAD:
             cpu_offload(model.base_model, execution_device=PartialState().device)
         return teacher
+
+    def describe(self) -> dict[str, Any]:
+        return {"weights": hash_weights(self.model), "dtype": str(self.lm_head_weight.dtype)}
 
     def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
         """Move the head to the student's device, where the loss reads it; the model stays where it was loaded."""

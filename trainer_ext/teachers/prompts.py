@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_builders.chat import hash_vocabulary
 from data_builders.chat_encoder import ChatEncoder
+from data_builders.outcomes import Rejected, RowRejected
 from trainer_ext.loss.alignment import pad_rows
 from trainer_ext.students.base import StudentEncoder
 
@@ -33,19 +34,20 @@ class TeacherPromptEncoder:
             )
 
     def check_row(self, row: Mapping[str, Any], response: str, student_ids: list[int]) -> None:
-        """Raise ValueError if the two tokenizers encode the response differently: tokens could not be compared."""
+        """Raise RowRejected if the two tokenizers encode the response differently: tokens could not be compared."""
         ids = self.chat.encode_response(response)
         if ids == student_ids:
             return
         length = min(len(ids), len(student_ids))
         at = next((i for i in range(length) if ids[i] != student_ids[i]), length)
         teacher_token = self.tokenizer.convert_ids_to_tokens(ids[at]) if at < len(ids) else "nothing"
-        raise ValueError(
-            f"row {row['id']}: the teacher's and the student's tokenizers disagree on response token {at}: "
+        detail = (
+            f"the teacher's and the student's tokenizers disagree on response token {at}: "
             f"the student's id {student_ids[at] if at < len(student_ids) else 'none'}, "
             f"the teacher's {ids[at] if at < len(ids) else 'none'} ({teacher_token!r}). Distillation compares token by "
-            "token: choose a teacher of the student's own tokenizer family, or train with teacher_kind 'none'."
+            "token: choose a teacher of the student's own tokenizer family, or train with teacher_kind 'none'"
         )
+        raise RowRejected(row["id"], Rejected("training", "other_tokens", detail))
 
     def encode(self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str) -> dict[str, Tensor]:
         return pad_prompts(self.chat.encode_prompt, rows, responses, self.tokenizer.pad_token_id, padding_side)

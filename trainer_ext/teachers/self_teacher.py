@@ -25,21 +25,19 @@ class SelfTeacher:
         self.encoder = StudentPromptEncoder(student)
         self.student: Any = None
 
+    def describe(self) -> dict[str, Any]:
+        return {}  # the student's own weights are part of a run's identity
+
     def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
         """Keep a reference to the student.
 
         Raises:
-            ValueError: the student has no adapters to switch off, or trains its head.
+            ValueError: the student has no adapters to switch off.
         """
         if not isinstance(student, PeftModel):
             raise ValueError(
                 "teacher_kind 'self' is the student with its adapters switched off, and this student has none: set "
                 "use_peft, or teacher_kind 'model' with the text LLM to learn from"
-            )
-        if student.get_output_embeddings().weight.requires_grad:
-            raise ValueError(
-                "teacher_kind 'self' uses the student's head, which this run trains too (modules_to_save): leave the "
-                "head frozen"
             )
         self.student = student
 

@@ -144,6 +144,9 @@ class StoredTeacher:
     def __init__(self, encoder: SoftTargets) -> None:
         self.encoder = encoder
 
+    def describe(self) -> dict[str, Any]:
+        return dict(self.encoder.settings)
+
     def attach(self, student: nn.Module, device: torch.device, temperature: float) -> None:
         """Raise ValueError if the table is read at another temperature than the run's."""
         if not is_same(self.encoder.temperature, temperature):

@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 
 from data_builders.arguments import SpeechArguments
-from data_builders.clients.concurrent import TemporaryFailure
+from data_builders.outcomes import TemporaryFailure
 
 HELPER = Path(__file__).with_name("espeak_helper.py")
 TIMEOUT_SECONDS = 60.0
@@ -71,6 +71,18 @@ class EspeakEngine:
                     "espeak-ng is not installed: `pip install espeakng-loader`, or install the system's package "
                     "espeak-ng (apt-get install espeak-ng, brew install espeak-ng)"
                 )
+
+    @staticmethod
+    def check_voices(voices: list[str]) -> None:
+        """Raise ValueError for a voice that espeak-ng does not have; the message lists English ones and variants."""
+        engine = EspeakEngine()
+        try:
+            for voice in voices:
+                engine.synthesize("a", voice)
+        except ValueError as error:
+            raise ValueError(f"{error}. {describe_voices()}") from error
+        finally:
+            engine.close()
 
     def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:
         """Synthesize `text`.
@@ -156,3 +168,22 @@ class EspeakEngine:
             self.close()
             raise TemporaryFailure("the espeak-ng helper process died; its messages are above")
         return data
+
+
+def describe_voices() -> str:
+    """Return the English accents and the variants of the package's voices as a sentence."""
+    if importlib.util.find_spec("espeakng_loader") is None:
+        return "`espeak-ng --voices=en` and `espeak-ng --voices=variant` list what there is"
+    import espeakng_loader
+
+    data = Path(espeakng_loader.get_data_path())
+    accents = sorted(
+        line.split()[1]
+        for file in (data / "lang").rglob("en*")
+        if file.is_file()
+        for line in file.read_text(errors="replace").splitlines()
+        if line.startswith("language en")
+    )
+    variants = sorted(file.name for file in (data / "voices" / "!v").iterdir())
+    names = ", ".join(dict.fromkeys(accents))
+    return f"English voices are {names}; variants, as in en-us+f3, are {', '.join(variants)}"

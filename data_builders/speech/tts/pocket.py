@@ -4,6 +4,8 @@
 samples with a seed that is a function of text and voice, so equal calls give equal clips up to the last bit.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -33,6 +35,13 @@ class PocketEngine:
     @classmethod
     def from_arguments(cls, arguments: SpeechArguments) -> "PocketEngine":
         return cls(arguments.speech_model or DEFAULT_MODEL)
+
+    @staticmethod
+    def check_voices(voices: list[str]) -> None:
+        """Raise ValueError for a clip that does not exist; names are looked up by the package."""
+        for voice in voices:
+            if Path(voice).suffix and "://" not in voice and not Path(voice).is_file():
+                raise ValueError(f"voice {voice!r}: there is no such file")
 
     def synthesize(self, text: str, voice: str) -> tuple[np.ndarray, int]:
         """Synthesize `text`; see `SpeechEngine`."""

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure, map_concurrent
+from data_builders.clients.concurrent import map_concurrent
+from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 
 
 def test_calls_in_flight_are_bounded_by_the_consumer():

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import data_builders.clients.openai
-from data_builders.clients.concurrent import ServerUnreachable, TemporaryFailure
+from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 from data_builders.pipeline.build import build_dataset
 from data_builders.speech.tts.server import ServerEngine
 from data_builders.storage.dataset_folder import load_dataset_folder

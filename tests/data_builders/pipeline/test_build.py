@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from datasets import Audio
@@ -105,9 +106,7 @@ def test_a_build_killed_between_clips_keeps_the_finished_clips(data_arguments, p
     ("rows", "message"),
     [
         ([{"text": "What is one plus one?"}], "no column 'question'"),
-        ([{"question": "Hello?"}, {"question": "  "}], "row 1: its question is empty"),
         ([{"question": "Hello?", "channels": ["speech"]}], "row 0: unknown channel 'speech'"),
-        ([{"question": "Hello?"}, {"question": "Hello?"}], "row 1: the same question as row 0"),
     ],
 )
 def test_a_bad_question_is_named_before_anything_starts(tmp_path, rows, message):
@@ -116,6 +115,27 @@ def test_a_bad_question_is_named_before_anything_starts(tmp_path, rows, message)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=message):
         select_questions(QuestionArguments(questions=str(file), filter_unspeakable=False), (1, 1), "1MB", tmp_path)
+
+
+def test_questions_that_cannot_be_used_are_set_aside_or_stop_the_build_all_at_once(tmp_path):
+    """Prevents: five runs in a row that each stop at the next bad question, of a person's first sixty."""
+    texts = ["Hello?", " ", "Hello?", "\ufeffWho?\u200b", ""]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps({"question": text, "id": f"mine-{n}"}) + "\n" for n, text in enumerate(texts)))
+    arguments = QuestionArguments(questions=str(file), filter_unspeakable=False)
+    selection = select_questions(arguments, (1, 1), "1MB", tmp_path)
+    assert selection.counts == {"read": 5, "kept": 2, "empty": 2, "duplicate": 1}
+    assert [(row["question"], row["source_id"]) for row in selection.read("train-00000")] == [
+        ("Hello?", "mine-0"), ("Who?", "mine-3"),
+    ]  # fmt: skip
+    dropped = pq.read_table(selection.folder / "dropped.parquet").to_pylist()
+    assert [(row["row"], row["source_id"], row["code"], row["detail"]) for row in dropped] == [
+        (1, "mine-1", "empty", ""), (2, "mine-2", "duplicate", "of row 0"), (4, "mine-4", "empty", ""),
+    ]  # fmt: skip
+    strict = dataclasses.replace(arguments, max_rejected_share=0.5)
+    with pytest.raises(ValueError, match=r"3 of 5 questions cannot be used") as caught:
+        select_questions(strict, (1, 1), "1MB", tmp_path)
+    assert all(f"row {number}: " in str(caught.value) for number in (1, 2, 4))
 
 
 def test_csv_values_are_converted_to_the_column_types(tmp_path):

@@ -262,15 +262,51 @@ def test_an_answer_cut_off_is_never_trained_on(questions_file, tmp_path):
     assert all(row["teacher_response"] for row in rejected)
 
 
-def test_a_refused_text_is_rejected_until_it_is_retried(questions_file, tmp_path):
-    """Prevents: one missing voice that stops a night's work, or that costs something after it was installed."""
-    voices = {"train_voices": ["en-us", "xx-nope"], "recognizer": "none"}
+class ShortOfBreath(EspeakEngine):
+    """Engine that refuses texts in one voice."""
+
+    def synthesize(self, text, voice):
+        if voice == "en-029" and len(text) > 1:
+            raise ValueError("out of breath")
+        return super().synthesize(text, voice)
+
+
+def test_an_unknown_voice_stops_the_build_before_any_answer(questions_file, tmp_path):
+    """Prevents: "no row was kept" after a night of answers, for a voice that was misspelled."""
+    settings = small(tmp_path, questions_file, train_voices=["en-us", "xx-nope"])
+    with pytest.raises(ValueError, match=r"no voice 'xx-nope'.*English voices are en.*en-us.*variants.*f3"):
+        build_dataset(settings)
+    assert not (tmp_path / "data" / "calls").exists()
+
+
+def test_a_data_set_of_other_settings_is_replaced_on_demand_alone(questions_file, tmp_path):
+    """Prevents: 1,299 rows that become 852 because of a changed threshold and the same folder."""
+    folder = build_dataset(small(tmp_path, questions_file, recognizer="none"))
+    other = small(tmp_path, questions_file, recognizer="none", max_rows=5)
+    with pytest.raises(ValueError, match=r"holds another data set \(.* train.*--overwrite_output_dir true"):
+        build_dataset(other)
+    build_dataset(small(tmp_path, questions_file, recognizer="none", max_rows=5, overwrite_output_dir=True))
+    assert sum(len(split) for split in load_dataset_folder(str(folder)).values()) == 5
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(questions_file, tmp_path):
+    """Prevents: a night of answers for a data set that cannot be saved."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        build_dataset(small(tmp_path, questions_file, output_dir=str(tmp_path / "file" / "set")))
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_refused_text_is_rejected_until_it_is_retried(questions_file, tmp_path, monkeypatch):
+    """Prevents: one text that stops a night's work, or that costs something after the engine was repaired."""
+    voices = {"train_voices": ["en-us", "en-029"], "recognizer": "none"}
+    monkeypatch.setattr(data_builders.pipeline.stages, "load_engine", lambda _: ShortOfBreath())
     settings = small(tmp_path, questions_file, **voices)
     folder = build_dataset(settings)
     rejected = read_parquet(folder / "rejected")
     assert rejected
-    assert {(row["voice"], row["rejected_code"]) for row in rejected} == {("xx-nope", "not_spoken")}
-    assert all("espeak-ng has no voice 'xx-nope'" in row["rejected_detail"] for row in rejected)
+    assert {(row["voice"], row["rejected_code"]) for row in rejected} == {("en-029", "not_spoken")}
+    assert all("out of breath" in row["rejected_detail"] for row in rejected)
     stamp = (folder / "manifest.json").stat().st_mtime_ns
     assert build_dataset(settings) == folder
     assert (folder / "manifest.json").stat().st_mtime_ns == stamp
@@ -317,11 +353,12 @@ def test_rows_that_are_never_spoken_need_no_recognizer(questions_file, tmp_path)
     assert all(channels == ["t2t"] for channels in rows["channels"])
 
 
-def test_a_shard_whose_clips_were_all_rejected_needs_no_recognizer(tmp_path):
+def test_a_shard_whose_clips_were_all_rejected_needs_no_recognizer(tmp_path, monkeypatch):
     """Prevents: a recognizer that is loaded for no clip, and fails at it in every run."""
     asked = [{"question": "Who wrote it?"}, {"question": "What comes after Wednesday?", "channels": ["t2t"]}]
     file = write_questions(tmp_path / "questions.jsonl", asked)
-    unable = {"recognizer": "whisper", "recognizer_model": "none", "train_voices": ["xx-nope"]}
+    monkeypatch.setattr(data_builders.pipeline.stages, "load_engine", lambda _: ShortOfBreath())
+    unable = {"recognizer": "whisper", "recognizer_model": "none", "train_voices": ["en-029"]}
     folder = build_dataset(small(tmp_path, file, **unable))
     assert [row["rejected_code"] for row in read_parquet(folder / "rejected")] == ["not_spoken"]
     assert load_dataset_folder(str(folder))["train"]["question"] == ["What comes after Wednesday?"]

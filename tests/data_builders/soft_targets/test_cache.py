@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import SoftTargetArguments
-from data_builders.clients.concurrent import ServerUnreachable
+from data_builders.outcomes import ServerUnreachable
 from data_builders.soft_targets.cache import cache_soft_targets, make_settings, read_inputs
 from data_builders.soft_targets.openai_server import ServerScorer
 from tests.support.lab import TEACHER

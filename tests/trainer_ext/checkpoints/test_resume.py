@@ -1,4 +1,4 @@
-"""Tests of resuming the recipe after SIGKILL at random moments."""
+"""Tests of resuming the recipe after SIGKILL, SIGTERM and SIGINT at random moments, with a real Hub to push to."""
 
 import os
 import random
@@ -10,62 +10,104 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
+from tests.support.hub import HubServer
 from tests.support.lab import ROOT, write_every
 from tests.support.processes import ENVIRONMENT
 
-STEPS = 30
+STEPS = 24
+LAST = f"checkpoint-{STEPS}/checksums.json"
+TOTAL = {signal.SIGKILL: 20, signal.SIGTERM: 10, signal.SIGINT: 10}
+CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
-def start(output_dir: Path, data: Path) -> subprocess.Popen:
-    """Start the recipe with a save at every step, so that many kills hit a save."""
+def start(output_dir: Path, data: Path, hub: HubServer) -> subprocess.Popen:
+    """Start the recipe with a save at every step, so that many signals hit a save."""
     return subprocess.Popen(
         [
             sys.executable,
             "recipes/s2t_t2t.py",
             *("--config", "recipes/configs/tiny_t2t_only.yaml", "--channels", "t2t", "s2t"),
-            *("--output_dir", str(output_dir), "--cache_dir", str(data)),
+            *("--output_dir", str(output_dir), "--cache_dir", str(data), "--lora_dropout", "0.1"),
             *("--questions", str(data / "questions.jsonl"), "--recordings_per_question", "2"),
             *("--max_steps", str(STEPS), "--save_steps", "1", "--save_total_limit", "2"),
-            *("--resume_from_checkpoint", "true"),
+            *("--resume_from_checkpoint", "true", "--push_to_hub"),
         ],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_x", "HF_HUB_OFFLINE": "0",
+             "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )
+    )  # fmt: skip
 
 
-def saved_steps(output_dir: Path) -> int:
-    steps = [int(folder.name.split("-")[1]) for folder in output_dir.glob("checkpoint-*")]
-    return max(steps, default=0)
+def last_step(output_dir: Path) -> int:
+    """Return the step of the newest checkpoint, complete or not."""
+    return max((int(folder.name.split("-")[1]) for folder in output_dir.glob("checkpoint-*")), default=0)
+
+
+def wait_for(condition, run: subprocess.Popen) -> None:
+    while not condition() and run.poll() is None:
+        time.sleep(0.005)
+
+
+def signal_at_random(run: subprocess.Popen, folder: Path, number: int, seconds: float, chance: random.Random) -> bool:
+    """Send a signal in training, or up to so many seconds after the last checkpoint; False if the run had ended."""
+    reached = last_step(folder)
+    if reached < STEPS:
+        # After a step or two of its own, so that all signals together fall between the first and the last step.
+        wait_for(lambda: last_step(folder) >= min(reached + chance.randint(1, 2), STEPS), run)
+        time.sleep(chance.uniform(0, 0.25))
+    else:
+        time.sleep(chance.uniform(0.3, 1) * seconds)
+    if run.poll() is not None:
+        return False
+    os.killpg(run.pid, number)
+    return True
 
 
 @pytest.mark.slow
-def test_ten_kills_end_with_the_weights_of_an_uninterrupted_run(tmp_path):
-    """Prevents: the failed resumes of the base Trainer, which came back from 5 of 12 such kills."""
+@pytest.mark.parametrize("number", list(TOTAL), ids=lambda number: number.name)
+def test_a_run_that_is_interrupted_again_and_again_ends_with_the_weights_of_one_that_is_not(tmp_path, number):
+    """Prevents: other weights, steps beyond the last, half checkpoints, and a publication of what has not ended."""
     data = tmp_path / "data"
     data.mkdir()
-    write_every(10, data / "questions.jsonl")
-    assert start(tmp_path / "straight", data).wait(timeout=600) == 0
-    chance, killed = random.Random(0), 0
-    while killed < 10:
-        run = start(tmp_path / "killed", data)
-        reached = saved_steps(tmp_path / "killed")
-        # Not before it has gone on by a step or two, so that all ten kills fall between first and last step.
-        while saved_steps(tmp_path / "killed") < min(reached + 2, STEPS - 1) and run.poll() is None:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.25))
-        if run.poll() is not None:
-            break
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-        killed += 1
-    assert killed == 10
-    assert start(tmp_path / "killed", data).wait(timeout=600) == 0
+    write_every(14, data / "questions.jsonl")
+    with HubServer() as hub:
+        run = start(tmp_path / "straight", data, hub)
+        wait_for((tmp_path / "straight" / LAST).exists, run)
+        at_last_step = time.monotonic()
+        assert run.wait(timeout=600) == 0
+        tail = time.monotonic() - at_last_step  # scoring, saving, reporting, pushing
+        started = time.monotonic()
+        assert start(tmp_path / "straight", data, hub).wait(timeout=600) == 0
+        again = time.monotonic() - started  # a resumed run from its start to its end
+
+    folder, chance, sent, in_tail = tmp_path / "stopped", random.Random(0), 0, 0
+    with HubServer() as hub:
+        while sent < TOTAL[number]:
+            run = start(folder, data, hub)
+            after_last_step = last_step(folder) == STEPS
+            hit = signal_at_random(run, folder, number, again, chance)
+            code = run.wait(timeout=600)
+            if not hit or code == 0:  # it had ended
+                assert code == 0
+                hub.files.clear()
+                continue
+            assert code == CODES[number]
+            assert last_step(folder) <= STEPS
+            assert not hub.files
+            sent += 1
+            in_tail += after_last_step
+        assert start(folder, data, hub).wait(timeout=600) == 0
+        pushed = load(hub.files["adapter_model.safetensors"])
+    print(f"{number.name}: {sent} sent, {in_tail} of them after the last step; tail {tail:.1f} s")
+    assert in_tail >= 3
     straight = load_file(tmp_path / "straight" / "adapter_model.safetensors")
-    resumed = load_file(tmp_path / "killed" / "adapter_model.safetensors")
-    assert straight.keys() == resumed.keys()
+    resumed = load_file(folder / "adapter_model.safetensors")
+    assert straight.keys() == resumed.keys() == pushed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    assert all(torch.equal(straight[name], pushed[name]) for name in straight)
+    assert {path.name for path in folder.rglob("*.partial")} == set()

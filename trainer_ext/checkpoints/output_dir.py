@@ -1,0 +1,63 @@
+"""The folder of a run: empty, its own, or refused."""
+
+import re
+import shutil
+from pathlib import Path
+
+from data_builders.storage.atomic import SUFFIX
+from trainer_ext.checkpoints.identity import IDENTITY, read_identity
+
+
+def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
+    """Check, before anything expensive starts, that nobody else's files are in a run's folder.
+
+    Args:
+        resumes: the run goes on from a checkpoint in it, if there is one.
+        overwrite: an earlier run in it is replaced; its checkpoints are deleted, other files stay or are replaced.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds files of another run or of somebody else.
+    """
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"output_dir {folder} cannot be written: {error.strerror or error}") from error
+    if not any(folder.iterdir()):
+        return
+    is_run = read_identity(folder) is not None
+    if is_run:
+        delete_leftovers(folder)
+    if overwrite:
+        delete_checkpoints(folder)
+    elif resumes and not is_run:
+        raise ValueError(
+            f"{folder} is not empty and holds no run of this trainer (no {IDENTITY}): there is nothing to resume, and "
+            "its files would be replaced: name another output_dir, or add --overwrite_output_dir true"
+        )
+    elif not resumes:
+        ways = "--resume_from_checkpoint true to go on with it, " if is_run else ""
+        raise ValueError(
+            f"{folder} holds {'an earlier run' if is_run else 'other files'}: name another output_dir, or add {ways}"
+            "--overwrite_output_dir true to replace it"
+        )
+
+
+def delete_leftovers(folder: Path) -> None:
+    """Delete what a killed process had begun to write."""
+    for path in folder.glob(f"*{SUFFIX}"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def delete_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of an earlier run; a folder of that name without a trainer's state is somebody else's."""
+    for checkpoint in folder.iterdir():
+        if re.fullmatch(r"checkpoint-\d+", checkpoint.name) and (checkpoint / IDENTITY).is_file():
+            shutil.rmtree(checkpoint)
+    (folder / IDENTITY).unlink(missing_ok=True)

