@@ -15,6 +15,7 @@ Memory: one weight at a time, whatever the model's size. An adapter of a 4-bit b
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers.hf_argparser import HfArg
 
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
@@ -33,6 +34,8 @@ from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.registry import load_student_family
 
+NEGLIGIBLE = 0.01  # of the change by training
+
 
 @dataclass
 class ExportArguments:
@@ -46,6 +49,13 @@ class ExportArguments:
         default=None, help="The model it was trained from: a folder or a Hub id. Unset: the adapter's base model."
     )
     base_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the base.")
+    dtype: str | None = HfArg(
+        default=None, help="Precision of target thinker: float32 keeps all of what training changed. Unset: the base's."
+    )
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (None, "float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype is float32, bfloat16 or float16, got {self.dtype!r}")
 
 
 def main() -> None:
@@ -68,10 +78,13 @@ def export(arguments: ExportArguments) -> None:
     target = family.export_targets[arguments.target]
     if target.kind == "adapter" and not is_adapter(trained, arguments.trained_revision):
         raise ValueError(f"{trained} is no adapter: export it by --target thinker or omni")
+    if arguments.dtype is not None and target.kind != "student":
+        raise ValueError(f"dtype is for merged students; target {arguments.target} keeps the precision of its files")
     rank = choose_vllm_rank(trained, arguments.trained_revision) if target.served_by_vllm else None
     # Validates an adapter's keys for every target.
     weights = load_trained(trained, family, arguments.trained_revision)
-    patch = WeightPatch(weights, family.to_memory_name, trained)
+    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    patch = WeightPatch(weights, family.to_memory_name, trained, dtype)
 
     def add_card(folder: Path) -> None:
         write_export_card(folder, output.name, target, trained, base, rank)
@@ -84,6 +97,9 @@ def export(arguments: ExportArguments) -> None:
         files = SafetensorsFiles.from_pretrained(base, revision)
         export_student(patch, target, files, family, output, add_card)
     print(f"{arguments.target} of {trained} in {output}")
+    if target.kind != "adapter":
+        hint = "; --dtype float32 keeps it" if target.kind == "student" and patch.rounded_away > NEGLIGIBLE else ""
+        print(f"lost to the precision of the weights: {patch.rounded_away:.1%} of what training changed{hint}")
 
 
 if __name__ == "__main__":

@@ -163,6 +163,11 @@ def show_savings(
 ) -> None:
     """Print one change after the other until the run fits, each with its verdict."""
     model, training = copy.copy(model), copy.copy(training)
+    if not model.use_peft and sharding.processes == 1:
+        print(
+            "a full fine-tune is made for several cards: plan it with --accelerate_config "
+            "recipes/accelerate/fsdp2.yaml (its num_processes are the cards)"
+        )
     print("savings, one after the other:")
     for owner, attribute, value in memory_savings(model, training):
         setattr(owner, attribute, value)

@@ -44,6 +44,7 @@ from trainer_ext.students.base import StudentFamily
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
+SMALL_STEP = 1e-4  # of a full fine-tune; half the distance between neighbors of a bfloat16 weight is 2^-9 of it
 TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
 
 
@@ -120,6 +121,11 @@ def show_header(parser: RecipeParser, model: ModelArguments, training: CrossModa
     print(f"config   {parser.describe_source()}")
     print(f"student  {model.model_name_or_path}{'' if model.use_peft else ', all of the language model'}")
     print(f"teacher  {training.teacher_kind}{teacher}")
+    if not model.use_peft and str(model.dtype) in ("bfloat16", "auto") and training.learning_rate < SMALL_STEP:
+        print(
+            f"warning  steps of {training.learning_rate:g} round away in bfloat16 weights, which have 8 bits: set "
+            "dtype: float32 (bf16: true computes in bfloat16 all the same)"
+        )
     print(f"device   {training.device}, {training.world_size} process{'es' if training.world_size > 1 else ''}")
 
 

@@ -12,6 +12,7 @@ gets a silent unlabelled clip, so every rank runs the audio tower. Keys are the 
 Short ones are lists, which are cheaper than tensors to send from a worker.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from trainer_ext.students.encode_row import decode_clip, encode_row
 from trainer_ext.teachers.base import TeacherEncoder
 
 SILENT_SAMPLES = SPEECH_RATE_HZ // 10  # two audio tokens
+MEASURED_WITHIN_SECONDS = 0.1  # others round, or count a codec's padding
 
 
 class PairCollator:
@@ -62,7 +64,9 @@ class PairCollator:
                 if channel not in self.channels or channel not in row["channels"]:
                     continue
                 clip = decode_clip(row, channel)
-                clips += [] if clip is None else [clip]
+                if clip is not None:
+                    check_clip_length(row, len(clip) / SPEECH_RATE_HZ, self.student.max_speech_seconds)
+                    clips.append(clip)
                 prompts.append(encode_row(self.student, row, channel, 0 if clip is None else len(clip)))
                 length = len(prompts[-1]) + len(responses[question])
                 check_length(row["id"], channel, length, self.max_length)
@@ -87,6 +91,21 @@ class PairCollator:
         if self.teacher is not None:
             batch |= self.teacher.encode(rows, responses, self.padding_side)
         return batch
+
+
+def check_clip_length(row: Mapping[str, Any], seconds: float, max_seconds: float) -> None:
+    """Raise ValueError for a clip that is too long for the student, or not as long as its row says."""
+    if seconds > max_seconds:
+        raise ValueError(
+            f"row {row['id']}: its speech is {seconds:.1f} s long, and the student takes {max_seconds:g} s at most; "
+            "leave the row out (a clip is never cut)"
+        )
+    stated = row["speech_seconds"]
+    if abs(seconds - stated) > max(0.05 * stated, MEASURED_WITHIN_SECONDS):
+        raise ValueError(
+            f"row {row['id']}: its speech is {seconds:.2f} s long, and speech_seconds says {stated:.2f}: the clip is "
+            "cut, or of another row. Memory was planned and rows were checked by speech_seconds; correct it"
+        )
 
 
 def check_length(row_id: str, channel: str, length: int, max_length: int | None) -> None:

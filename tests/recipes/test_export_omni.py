@@ -1,6 +1,7 @@
 """Tests of recipes/export_omni.py, from a checkpoint in the published layout to the loaded export."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -296,6 +297,52 @@ def test_an_adapter_trained_on_the_head_as_well_is_merged_whole(export, adapter,
     merged = family.load_model(str(tmp_path / "thinker"), dtype=torch.float32)
     assert distance(ask(merged, family), ask(adapted, family)) < 1e-5
     assert "modules_to_save" in export(tmp_path / "with_head", "vllm_adapter", tmp_path / "vllm")
+    assert "trains whole modules (lm_head)" in export(tmp_path / "with_head", "omni_adapter", tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"trainable_token_indices": [5, 6]}, "trains single tokens"),
+        ({"init_lora_weights": "pissa"}, "was initialized by pissa"),
+    ],
+)
+def test_adapters_that_a_merge_would_lose_are_refused(export, tiny_omni, tmp_path, changed, words):
+    """Prevents: a merged model whose logits are off by 4 and 10, without a word."""
+    family = load_student_family(str(tiny_omni))
+    model = family.load_model(str(tiny_omni), dtype=torch.float32)
+    config = LoraConfig(
+        target_modules=family.lora_target_modules, r=4, base_model_name_or_path=str(tiny_omni), **changed
+    )
+    PeftModel(model, config).save_pretrained(str(tmp_path / "adapter"))
+    assert words in export(tmp_path / "adapter", "thinker", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_what_the_precision_loses_is_measured_and_float32_keeps_it(adapter, tmp_path, monkeypatch, capsys):
+    """Prevents: a merged bfloat16 model that has lost a quarter of what a run at 5e-6 changed, without a word."""
+    base = save_tiny_omni(tmp_path / "base", torch.bfloat16)
+    rewrite(adapter, lambda weights: {name: w * (1e-3 if "lora_B" in name else 1) for name, w in weights.items()})
+    family = load_student_family(str(base))
+    exact = load_adapter(family.load_model(str(base), dtype=torch.float32), str(adapter))
+    shares, distances = [], []
+    for number, more in enumerate([[], ["--dtype", "float32"]]):
+        folder = tmp_path / f"thinker{number}"
+        words = ["--trained", str(adapter), "--target", "thinker", "--base", str(base), "--output_dir", str(folder)]
+        said, error = run_script("export_omni.py", [*words, *more], monkeypatch, capsys)
+        assert not error
+        shares.append(float(re.search(r"weights: ([\d.]+)% of what training changed", said)[1]))
+        assert ("--dtype float32 keeps it" in said) == (number == 0)
+        exported = family.load_model(str(folder), dtype="auto")
+        assert exported.dtype == (torch.float32 if number else torch.bfloat16)
+        distances.append(distance(ask(exported.float(), family), ask(exact, family)))
+    assert shares[0] > 20
+    assert shares[1] < 0.1
+    assert distances[1] < 1e-5 < distances[0]
+    assert "dtype is for merged students" in run_script(
+        "export_omni.py", [*words[:3], "omni", *words[4:6], "--output_dir", str(tmp_path / "x"), "--dtype", "float32"],
+        monkeypatch, capsys,
+    )[1]  # fmt: skip
 
 
 @pytest.mark.parametrize(

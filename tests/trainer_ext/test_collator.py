@@ -1,8 +1,10 @@
 """Tests of collating rows into a pair batch."""
 
+import numpy as np
 import pytest
 import torch
 
+from data_builders.audio import encode_speech
 from tests.support.gradients import TOLERANCE, difference, gradients
 from trainer_ext.collator import PairCollator
 from trainer_ext.loss.alignment import IGNORE_INDEX
@@ -32,6 +34,21 @@ def test_the_silent_row_has_no_gradient(make_trainer, pairs, kind):
     without = trainer.data_collator(batch)
     assert "input_features" not in without
     assert difference(gradients(trainer, [with_silence]), gradients(trainer, [without])) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stated", "message"),
+    [
+        (40.0, 1.0, "its speech is 40.0 s long, and the student takes 30 s at most"),
+        (2.0, 3.0, "speech_seconds says 3.00"),
+    ],
+)
+def test_a_clip_of_another_length_than_its_row_says_is_named(make_trainer, pairs, seconds, stated, message):
+    """Prevents: a 40 s clip that says one second, which the checks and the memory plan never saw; a cut clip."""
+    clip = {"bytes": encode_speech(np.full(round(16_000 * seconds), 0.1, dtype=np.float32)), "path": None}
+    row = {**pairs["train"][0], "speech": clip, "speech_seconds": stated}
+    with pytest.raises(ValueError, match=f"row {row['id']}: .*{message}"):
+        make_trainer().data_collator([row])
 
 
 def test_rows_of_similar_length_share_a_batch(make_trainer, pairs):

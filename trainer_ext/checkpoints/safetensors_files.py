@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 COPIED_BYTES = 2**24
+FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # names in headers
 
 
 class SafetensorsFiles:
@@ -60,12 +61,14 @@ def rewrite_file(
     target: Path,
     renamed: dict[str, str],
     change: Callable[[str], Tensor | None],
+    dtype: torch.dtype | None = None,
 ) -> int:
     """Write some of a file's tensors to another file; one of them is in memory at a time.
 
     Args:
         renamed: new names of the tensors to keep, by their old ones.
-        change: returns the new value of a tensor by its old name, in the same shape and dtype; None copies its bytes.
+        change: returns the new value of a tensor by its old name, in the same shape; None keeps it.
+        dtype: precision of the written floating-point tensors; None for their own.
 
     Returns:
         The bytes of the tensors written.
@@ -74,9 +77,12 @@ def rewrite_file(
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     written = 0
     for old, new in renamed.items():
-        begin, end = entries[old]["data_offsets"]
-        header[new] = {**entries[old], "data_offsets": [written, written + end - begin]}
-        written += end - begin
+        name, size = entries[old]["dtype"], entries[old]["data_offsets"][1] - entries[old]["data_offsets"][0]
+        if dtype is not None and name in FLOATS:
+            size = size // FLOATS[name].itemsize * dtype.itemsize
+            name = next(other for other, kind in FLOATS.items() if kind == dtype)
+        header[new] = {**entries[old], "dtype": name, "data_offsets": [written, written + size]}
+        written += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with source.open("rb") as reading, target.open("wb") as writing:
@@ -84,12 +90,17 @@ def rewrite_file(
         for old in renamed:
             changed = change(old)
             begin, end = entries[old]["data_offsets"]
+            own = FLOATS.get(entries[old]["dtype"])
+            if changed is None and dtype is not None and own is not None:
+                reading.seek(start + begin)
+                changed = torch.frombuffer(bytearray(reading.read(end - begin)), dtype=own).to(dtype)
             if changed is None:
                 reading.seek(start + begin)
                 for left in range(end - begin, 0, -COPIED_BYTES):
                     writing.write(reading.read(min(left, COPIED_BYTES)))
             else:
-                assert changed.nbytes == end - begin
+                places = header[renamed[old]]["data_offsets"]
+                assert changed.nbytes == places[1] - places[0]
                 writing.write(changed.contiguous().view(torch.uint8).numpy().data)
     return written
 

@@ -1,6 +1,7 @@
 """Exact answers: the answer ends in the reference's words."""
 
 import re
+import unicodedata
 
 import datasets
 import evaluate
@@ -32,6 +33,14 @@ def ends_in(answer: str, reference: str) -> bool:
     return bool(wanted) and words[-len(wanted) :] == wanted
 
 
+UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"  # Thai, Japanese and Chinese characters
+NUMBER = r"(?<![\w.,])-?\d+(?:[.,:]\d+)*(?![^\W_])"
+# A number with its sign and decimals; a character of a script without spaces; a word with its inner apostrophes.
+WORD = re.compile(rf"{NUMBER}|[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['\u2019][^\W_]+)*")
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
+
 def split_words(text: str) -> list[str]:
-    """Return lower-case words without punctuation."""
-    return re.findall(r"[\w']+", text.lower())
+    """Return lower-case words without punctuation: 3.14 and -5 are one word each, 1,000 is 1000."""
+    text = unicodedata.normalize("NFC", text.lower()).replace("\u2212", "-")
+    return WORD.findall(THOUSANDS.sub("", text))

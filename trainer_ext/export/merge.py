@@ -3,10 +3,12 @@
 Adapter and full fine-tune have one interface, so that an export never holds more than one tensor.
 """
 
+import re
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
@@ -14,9 +16,12 @@ from transformers.utils import cached_file
 
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
 from trainer_ext.loading.adapter import check_keys
+from trainer_ext.loading.adapter_config import INITIALIZATIONS
 from trainer_ext.students.base import StudentFamily
 
 ADAPTER_CONFIG = "adapter_config.json"
+# Keys of LoRA and DoRA, and of whole modules, whose own names have no part of an adapter method in them.
+MERGED_KEY = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)\b|^(?!.*\.(lora_|token_adapter|trainable_tokens)).*$")
 
 
 class TrainedWeights(Protocol):
@@ -25,7 +30,7 @@ class TrainedWeights(Protocol):
     names: set[str]
 
     def apply(self, name: str, base: Tensor) -> Tensor:
-        """Return the trained weight in the precision of the base's."""
+        """Return the trained weight, unrounded."""
         ...
 
 
@@ -35,17 +40,19 @@ class MergedAdapter:
     It is attached to an empty model. Trained over a 4-bit base, it is merged into the unquantized base weights.
 
     Raises:
-        ValueError: its keys are not this model's, or it trains biases, which are not merged here.
+        ValueError: its keys are not this model's, or it trains something that is not merged here.
     """
 
     def __init__(self, name_or_path: str, family: StudentFamily, revision: str | None = None) -> None:
         config = PeftConfig.from_pretrained(name_or_path, revision=revision)
-        if config.bias != "none" or config.lora_bias:
-            raise ValueError(
-                f"{name_or_path} trains biases (bias {config.bias!r}, lora_bias {config.lora_bias}), which an export "
-                "would lose: merge it in memory by PEFT's merge_and_unload"
-            )
+        refuse_unmerged(name_or_path, config)
         empty_model = family.make_empty_model(family.config)
+        tied = family.config.get_text_config().tie_word_embeddings
+        if tied and config.modules_to_save:
+            raise ValueError(
+                f"{name_or_path} trains {', '.join(config.modules_to_save)} of a model whose head is its embedding: "
+                "they no longer agree, and an export has one weight for both"
+            )
         adapted = PeftModel.from_pretrained(empty_model, name_or_path, revision=revision)
         check_keys(adapted, name_or_path, revision)
         modules = dict(adapted.get_base_model().named_modules())
@@ -59,16 +66,17 @@ class MergedAdapter:
             for parameter, value in module.modules_to_save[module.active_adapters[0]].named_parameters()
         }
         self.names = {*self.lora_layers, *self.saved_modules}
+        check_all_merged(name_or_path, get_peft_model_state_dict(adapted))
 
     @torch.no_grad()
     def apply(self, name: str, base: Tensor) -> Tensor:
         if name in self.saved_modules:
-            return self.saved_modules[name].to(base.dtype)
+            return self.saved_modules[name]
         layer = self.lora_layers[name]
         placeholder = layer.base_layer.weight
         layer.base_layer.weight = nn.Parameter(base.float(), requires_grad=False)
         layer.merge(safe_merge=True)
-        merged = layer.base_layer.weight.data.to(base.dtype)
+        merged = layer.base_layer.weight.data
         layer.base_layer.weight = placeholder
         return merged
 
@@ -91,7 +99,32 @@ class FineTuned:
                 f"{self.name_or_path} is of another model than the base: its {name} is {tuple(trained.shape)}, the "
                 f"base's {tuple(base.shape)}"
             )
-        return trained.to(base.dtype)
+        return trained
+
+
+def refuse_unmerged(name_or_path: str, config: PeftConfig) -> None:
+    """Raise ValueError for an adapter of which a merge would lose a part, or that fits changed base weights."""
+    if config.bias != "none" or config.lora_bias:
+        raise ValueError(
+            f"{name_or_path} trains biases (bias {config.bias!r}, lora_bias {config.lora_bias}), which an export "
+            "would lose: merge it in memory by PEFT's merge_and_unload"
+        )
+    if config.trainable_token_indices:
+        raise ValueError(
+            f"{name_or_path} trains single tokens (trainable_token_indices), which an export would lose: merge it in "
+            "memory by PEFT's merge_and_unload"
+        )
+    if config.init_lora_weights not in INITIALIZATIONS:
+        raise ValueError(
+            f"{name_or_path} was initialized by {config.init_lora_weights}, which changes the base weights: convert it "
+            "to plain LoRA by PEFT (path_initial_model_for_weight_conversion of save_pretrained)"
+        )
+
+
+def check_all_merged(name_or_path: str, keys: Iterable[str]) -> None:
+    """Raise ValueError if a saved key is neither LoRA's nor a whole module's."""
+    if unknown := [key for key in keys if not MERGED_KEY.search(key)]:
+        raise ValueError(f"{name_or_path} has weights that an export would lose: {', '.join(unknown[:3])}")
 
 
 def load_trained(name_or_path: str, family: StudentFamily, revision: str | None = None) -> TrainedWeights:

@@ -5,6 +5,7 @@ Base weights are read one by one. The folder appears by a rename, so it is compl
 
 import functools
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME, load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PretrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from data_builders.storage.atomic import atomic_folder
@@ -37,12 +38,27 @@ class WeightPatch:
     Args:
         to_memory_name: the family's; checkpoint name -> name in memory.
         source: name of the trained weights, for messages.
+        dtype: precision of the new weights; None for the base's own.
     """
 
-    def __init__(self, trained: TrainedWeights, to_memory_name: Callable[[str], str | None], source: str) -> None:
-        self.trained, self.to_memory_name, self.source = trained, to_memory_name, source
+    def __init__(
+        self,
+        trained: TrainedWeights,
+        to_memory_name: Callable[[str], str | None],
+        source: str,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.trained, self.to_memory_name, self.source, self.dtype = trained, to_memory_name, source, dtype
         self.unused = set(trained.names)
         self.has_effect = False
+        self._changed, self._lost = 0.0, 0.0  # sums of squares
+
+    @property
+    def rounded_away(self) -> float:
+        """Share of the change by training that the weights' precision lost: the norm of the error over that of the
+        change.
+        """
+        return math.sqrt(self._lost / self._changed) if self._changed else 0.0
 
     def changes(self, checkpoint_name: str) -> bool:
         """Tell whether a weight of the base was trained."""
@@ -55,8 +71,11 @@ class WeightPatch:
             return None
         self.unused.discard(name)
         before = base.read(checkpoint_name)
-        after = self.trained.apply(name, before)
-        self.has_effect = self.has_effect or not torch.equal(after, before)
+        trained = self.trained.apply(name, before)
+        after = trained.to(self.dtype or before.dtype)
+        self.has_effect = self.has_effect or not torch.equal(after, before.to(after.dtype))
+        self._changed += float((trained.float() - before.float()).square().sum())
+        self._lost += float((trained.float() - after.float()).square().sum())
         return after
 
     def check(self) -> None:
@@ -95,19 +114,29 @@ def export_student(
             weights_file = weights_file_name(number, len(parts))
             renamed = {name: target.rename(name) for name in names}
             change = functools.partial(patch.apply, base)
-            total_size += rewrite_file(file, folder / weights_file, renamed, change)
+            total_size += rewrite_file(file, folder / weights_file, renamed, change, patch.dtype)
             weight_map |= dict.fromkeys(renamed.values(), weights_file)
         patch.check()
         if len(parts) > 1:
             index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
             (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         family.config.architectures = [target.architecture]
+        if patch.dtype is not None:
+            set_dtype(family.config, patch.dtype)
         family.config.save_pretrained(folder)
         GenerationConfig(eos_token_id=family.eos_token_id, pad_token_id=family.tokenizer.pad_token_id).save_pretrained(
             folder
         )
         family.save_pretrained(str(folder))
         add_card(folder)
+
+
+def set_dtype(config: PretrainedConfig, dtype: torch.dtype) -> None:
+    """Write the precision into a config and those of its parts."""
+    config.dtype = dtype
+    for part in vars(config).values():
+        if isinstance(part, PretrainedConfig):
+            set_dtype(part, dtype)
 
 
 def export_full_model(patch: WeightPatch, base_folder: Path, output: Path, add_card: AddCard) -> None:
@@ -147,9 +176,15 @@ def export_adapter(
     """Write the adapter with renamed modules.
 
     Raises:
-        ValueError: it changes nothing, or its ranks or alphas go by patterns that are anchored to the present names.
+        ValueError: it changes nothing, or its ranks or alphas go by patterns that are anchored to the present names, or
+            it trains whole modules, which PEFT would look for under their present names.
     """
     config = PeftConfig.from_pretrained(adapter, revision=revision)
+    if config.modules_to_save:
+        raise ValueError(
+            f"{adapter} trains whole modules ({', '.join(config.modules_to_save)}), which PEFT would not find under "
+            "new names: export a merged model instead"
+        )
     if anchored := [key for key in {**config.rank_pattern, **config.alpha_pattern} if key[0] == "^"]:
         raise ValueError(
             f"{adapter} has ranks or alphas for {anchored[0]}, a pattern that would not match the new names: export a "

@@ -15,7 +15,9 @@ def confine_target_modules(target_modules: str | list[str] | set[str] | None, fa
     if target_modules is None or target_modules == "all-linear":
         return family.lora_target_modules
     if isinstance(target_modules, str):
-        return target_modules
+        if not re.fullmatch(r"\w+(\.\w+)*", target_modules):
+            return target_modules  # a regex
+        target_modules = [target_modules]
     names = "|".join(re.escape(name) for name in sorted(target_modules))
     return rf"(?:.*\.)?{re.escape(family.language_module)}\.(?:.*\.)?(?:{names})"
 

@@ -25,8 +25,10 @@ from trainer_ext.students.base import StudentArchitecture
 WEIGHTS = ("language model", "embeddings and head", "audio tower", "adapters", "teacher")
 CUDA_CONTEXT = 2**29  # kernels, cuBLAS workspaces and fragmentation of the allocator
 NF4_BLOCK = 64  # weights that share a scale
-# Bytes of an optimizer's states per trained parameter; others keep two copies in the parameter's own precision.
-STATE_BYTES = {"8bit": 2 + 2 * 4 / 256, "32bit": 8, "adafactor": 0.1, "sgd": 0}
+# Copies of a parameter that an optimizer keeps; two by default.
+STATES = {"adafactor": 0.025, "schedule_free_sgd": 1, "sgd": 0, "ademamix": 3, "lion": 1, "rmsprop": 1, "adagrad": 1}
+# Bytes of a copy's element; by default those of the parameter. Quantized states have a float32 scale per block of 256.
+STATE_BYTES = {"8bit": 1 + 4 / 256, "4bit": 0.5 + 4 / 128, "32bit": 4, "bnb": 4, "adafactor": 4}
 STORED_BYTES_PER_ID = 14  # int64 id, float16 log-probability, float32 copy
 
 
@@ -157,7 +159,9 @@ def plan_run(
         state_bytes=2 if precision.half else 4,
         soft_targets_k=soft_targets_k if training.teacher_kind == "stored" else 0,
     )
-    optimizer_bytes = count_states(trained, empty_model, training.optim, sharding.keeps_masters_apart)
+    optimizer_bytes = count_states(
+        trained, empty_model, training.optim, training.optim_args, sharding.keeps_masters_apart
+    )
     parts = {
         **{name: sharding.weights(size) for name, size in weights.items()},
         "adapters": adapter_bytes,
@@ -262,17 +266,26 @@ def count_nf4(parameters: int, nested: bool) -> int:
     return int(parameters / 2 + (blocks + 4 * blocks / 256 if nested else 4 * blocks))
 
 
-def count_states(trained: list[nn.Parameter], empty_model: PreTrainedModel, optimizer: Any, masters_apart: bool) -> int:
+def count_states(
+    trained: list[nn.Parameter],
+    empty_model: PreTrainedModel,
+    optimizer: Any,
+    optimizer_arguments: str | None,
+    masters_apart: bool,
+) -> int:
     """Return the bytes that the optimizer keeps: its states, and float32 masters where the weights are not float32."""
     name = str(getattr(optimizer, "value", optimizer))
+    states = next((count for key, count in STATES.items() if key in name), 2)
+    if name == "sgd" and "momentum" in (optimizer_arguments or ""):
+        states = 1
     known = next((size for key, size in STATE_BYTES.items() if key in name), None)
     embeddings = empty_model.get_input_embeddings().weight
     total = 0.0
     for parameter in trained:
-        size = 2 * (4 if masters_apart else parameter.dtype.itemsize) if known is None else known
+        size = (4 if masters_apart else parameter.dtype.itemsize) if known is None else known
         if parameter is embeddings and "8bit" in name:
             size = STATE_BYTES["32bit"]  # transformers configures bitsandbytes so
-        total += parameter.numel() * (size + (4 if masters_apart else 0))
+        total += parameter.numel() * (states * size + (4 if masters_apart else 0))
     return int(total)
 
 

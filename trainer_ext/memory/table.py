@@ -43,6 +43,8 @@ def fits(plan: MemoryPlan, gpu: Gpu) -> bool:
 def describe_verdict(plan: MemoryPlan, gpu: Gpu) -> str:
     """Describe whether the plan fits the GPU, and by how much."""
     spare = gpu.memory_gib * USABLE_SHARE - plan.total / GIB
+    reserve = gpu.memory_gib * (1 - USABLE_SHARE)
+    sizes = f"{plan.total / GIB:.1f} of {gpu.memory_gib:g} GiB, {reserve:.1f} GiB in reserve"
     if spare >= 0:
-        return f"fits {gpu.name}: {plan.total / GIB:.1f} of {gpu.memory_gib:g} GiB, {spare:.1f} GiB to spare"
-    return f"does not fit {gpu.name}: {plan.total / GIB:.1f} of {gpu.memory_gib:g} GiB, {-spare:.1f} GiB too many"
+        return f"fits {gpu.name}: {sizes}, {spare:.1f} GiB to spare"
+    return f"does not fit {gpu.name}: {sizes}, {-spare:.1f} GiB too many"

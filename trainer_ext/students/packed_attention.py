@@ -9,11 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED_ATTENTION = "sdpa_packed"
+
+
+def check_packable(config: PretrainedConfig) -> None:
+    """Raise ValueError for a language model whose tokens do not attend to their whole row."""
+    if getattr(config, "use_sliding_window", False) or "sliding_attention" in (
+        getattr(config, "layer_types", None) or ()
+    ):
+        raise ValueError(
+            "use_sliding_window is on in the student's config: packed rows are computed with full attention, so "
+            "training would see other states than generation. Set it to false; published Qwen2.5-Omni has it so"
+        )
 
 
 def packed_attention_forward(

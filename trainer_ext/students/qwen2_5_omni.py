@@ -29,7 +29,7 @@ from data_builders.chat_encoder import QUESTION_SLOT, SYSTEM_SLOT, PromptTemplat
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
 from trainer_ext.students import qwen2_5_omni_names
 from trainer_ext.students.empty_weights import place_empty_weights
-from trainer_ext.students.packed_attention import PACKED_ATTENTION
+from trainer_ext.students.packed_attention import PACKED_ATTENTION, check_packable
 from trainer_ext.students.qwen2_5_omni_exports import EXPORT_TARGETS, THINKER_CLASS
 from trainer_ext.students.unloaded_module import UnloadedModule
 from trainer_ext.students.whisper_features import count_frames, extract_features
@@ -112,6 +112,7 @@ class Qwen2_5OmniStudent:
 
     def load_model(self, name_or_path: str, **from_pretrained: Any) -> PreTrainedModel:
         """Load the thinker without its vision tower, audio tower frozen."""
+        check_packable(self.config.get_text_config())
         if from_pretrained.get("attn_implementation") in (None, PACKED_ATTENTION):
             from_pretrained["attn_implementation"] = self.attention
         model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(name_or_path, **from_pretrained)

@@ -48,6 +48,13 @@ def test_a_chat_template_in_chat_template_json_is_found(tmp_path, lab_student):
     assert load_student_family(str(tmp_path / "student")).tokenizer.chat_template == content
 
 
+def test_a_sliding_window_is_refused(family, lab_student, monkeypatch):
+    """Prevents: packed rows with full attention for a model that attends to a window: states off by 4 of 5."""
+    monkeypatch.setattr(family.config.get_text_config(), "use_sliding_window", True)
+    with pytest.raises(ValueError, match="use_sliding_window is on"):
+        family.load_model(lab_student, dtype=torch.float32)
+
+
 def test_an_unknown_family_is_refused_by_name(tmp_path):
     """Prevents: wrong prompts for a model without a student family."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
