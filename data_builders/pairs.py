@@ -38,17 +38,31 @@ def load_pairs(
     Raises:
         ValueError: there is no split `train`, or not the recording to train on.
     """
-    name = arguments.dataset_name or str(build_pairs(arguments, teacher, text_check, max_rejected_share))
+    name = locate_pairs(arguments, teacher, text_check, max_rejected_share)
+    return read_pairs(name, arguments.speech_column)
+
+
+def locate_pairs(
+    arguments: DataArguments,
+    teacher: TeacherSettings | None,
+    text_check: TextCheck | None = None,
+    max_rejected_share: float = 1.0,
+) -> str:
+    """Return the named data set, or the folder of one that is built here; arguments as in `load_pairs`."""
+    return arguments.dataset_name or str(build_pairs(arguments, teacher, text_check, max_rejected_share))
+
+
+def read_pairs(name: str, speech_column: str = "speech") -> DatasetDict:
+    """Load a data set by its folder or Hub id; see `load_pairs`."""
     loaded = load_dataset_folder(name)
     if not isinstance(loaded, DatasetDict) or "train" not in loaded:
         raise ValueError(f"{name} has no split 'train'; save it as a DatasetDict with one")
-    if arguments.speech_column != "speech":
-        if arguments.speech_column not in loaded["train"].column_names:
+    if speech_column != "speech":
+        if speech_column not in loaded["train"].column_names:
             raise ValueError(
-                f"{name} has no column {arguments.speech_column!r}: build it with `augmentations`, or leave "
-                "speech_column alone"
+                f"{name} has no column {speech_column!r}: build it with `augmentations`, or leave speech_column alone"
             )
-        loaded["train"] = use_speech_column(loaded["train"], arguments.speech_column)
+        loaded["train"] = use_speech_column(loaded["train"], speech_column)
     return loaded
 
 

@@ -21,9 +21,11 @@ from data_builders.arguments import (
 )
 from data_builders.pipeline.assemble import read_manifest
 from data_builders.pipeline.build import build_dataset
+from data_builders.pipeline.outcome_table import show_outcomes
 from trainer_ext.command_line import run_command
 from trainer_ext.parser import RecipeParser
 
+LAB_TEACHER = "the teacher that would answer is the tiny lab's, a toy that knows the lab's questions alone"
 TINY_LAB = Path(__file__).parent / "configs" / "data" / "tiny.yaml"
 SETTINGS = (QuestionArguments, AnswerArguments, SpeechArguments, VerificationArguments, PipelineArguments)
 
@@ -31,11 +33,17 @@ SETTINGS = (QuestionArguments, AnswerArguments, SpeechArguments, VerificationArg
 def main() -> None:
     parser = RecipeParser(SETTINGS, TINY_LAB)
     settings = BuildSettings(*parser.parse_args_and_config())
+    parser.check_named_together("questions", "teacher_model_name_or_path", LAB_TEACHER)
+    print(f"config     {parser.describe_source()}")
+    print(f"questions  {settings.questions.questions}")
+    print(f"teacher    {settings.answers.teacher_model_name_or_path or 'none: answers of the source'}")
+    print(f"voices     {settings.speech.speech_engine}: {', '.join(settings.speech.train_voices)}", flush=True)
     folder = build_dataset(settings)
     if folder is None:  # other machines, or a queue, are still working
         return
     manifest = read_manifest(folder)
     assert manifest is not None
+    show_outcomes(manifest["counts"])
     rows = ", ".join(f"{count} {split}" for split, count in manifest["rows"].items())
     print(f"{folder}: {rows} rows")
 

@@ -8,6 +8,7 @@
 Every argument of TRL's SFTConfig and ModelConfig works, in the YAML file or on the command line, which wins.
 """
 
+import collections
 import json
 import os
 import time
@@ -23,13 +24,15 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, SoftTargetArguments
-from data_builders.pairs import load_pairs
+from data_builders.pairs import locate_pairs, read_pairs
+from data_builders.pipeline.assemble import MANIFEST, read_manifest
+from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.storage.atomic import write_atomic
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.checkpoints.output_dir import claim_output_dir
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.plots import plot_run
-from trainer_ext.evaluation.report import show_reasons, show_table, write_report
+from trainer_ext.evaluation.report import show_table, write_report
 from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
 from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.loading.teacher import load_teacher
@@ -45,6 +48,7 @@ from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 SMALL_STEP = 1e-4  # of a full fine-tune; half the distance between neighbors of a bfloat16 weight is 2^-9 of it
+LAB_TEACHER = "the teacher that would answer is the tiny lab's, a toy that knows the lab's questions alone"
 TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
 
 
@@ -57,7 +61,7 @@ def main() -> None:
     )
     model, data, soft, training = parser.parse_args_and_config()
     keep_libraries_quiet()
-    refuse_lab_teacher(parser)
+    parser.check_named_together("questions", "teacher_model_name_or_path", LAB_TEACHER)
     resume = read_resume(training.resume_from_checkpoint)
     claim_output_dir(training.output_dir, resume is not None, training.overwrite_output_dir)
 
@@ -70,14 +74,16 @@ def main() -> None:
     family = load_student_family(model.model_name_or_path, model.model_revision)
     check = PromptLength(family, training.max_length)
     with state.main_process_first(), without_zero3_init(training):
-        pairs = load_pairs(data, model.teacher, check, 0.0 if training.strict else training.max_rejected_share)
+        share = 0.0 if training.strict else training.max_rejected_share
+        name = locate_pairs(data, model.teacher, check, share)
+        pairs = read_pairs(name, data.speech_column)
     if training.eval_strategy != "no" and "test" not in pairs:
         raise ValueError(f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'")
     test = select_scorable(pairs.get("test"))
 
     trainer = load_trainer(model, soft, training, family, pairs)
     if state.is_main_process:
-        show_rejected(trainer, Path(training.output_dir))
+        show_left_out(trainer, Path(name), Path(training.output_dir))
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
     show_progress(trainer, memory)
     before = score(trainer, test, data)
@@ -106,15 +112,6 @@ def main() -> None:
         trainer.push_to_hub()
 
 
-def refuse_lab_teacher(parser: RecipeParser) -> None:
-    """Raise ValueError if one's own questions would be answered by the tiny lab's teacher, which nobody named."""
-    if parser.uses_default_config and "questions" in parser.typed and "teacher_model_name_or_path" not in parser.typed:
-        raise ValueError(
-            f"without --config, {parser.resolved['teacher_model_name_or_path']} would answer these questions: a toy "
-            "that knows the tiny lab's alone. Name a recipe by --config, or a teacher by --teacher_model_name_or_path"
-        )
-
-
 def show_header(parser: RecipeParser, model: ModelArguments, training: CrossModalDistillConfig) -> None:
     """Print what the run is about: config, student, teacher, device."""
     teacher = "" if model.teacher_model_name_or_path is None else f": {model.teacher_model_name_or_path}"
@@ -129,15 +126,27 @@ def show_header(parser: RecipeParser, model: ModelArguments, training: CrossModa
     print(f"device   {training.device}, {training.world_size} process{'es' if training.world_size > 1 else ''}")
 
 
-def show_rejected(trainer: CrossModalDistillTrainer, folder: Path) -> None:
-    """Print the rows that cannot be trained on as counts by reason, and list them in rejected_rows.jsonl."""
-    rejected = trainer.checked_rows.rejected
-    if not rejected:
-        return
-    show_reasons("rows that cannot be trained on", [entry.code for entry in rejected.values()])
-    lines = [json.dumps({"id": row_id, **asdict(entry)}) for row_id, entry in rejected.items()]
-    write_atomic(folder / "rejected_rows.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    print(f"they are listed in {folder / 'rejected_rows.jsonl'}")
+def show_left_out(trainer: CrossModalDistillTrainer, data: Path, output: Path) -> None:
+    """Print the questions and rows that are left out, by stage and reason, and where they are listed.
+
+    Args:
+        data: the data set's folder, if it is one; its builder lists what it dropped there.
+        output: the run's folder; rows that the student cannot be trained on are listed in rejected_rows.jsonl.
+    """
+    manifest = read_manifest(data) if (data / MANIFEST).is_file() else None
+    counts = {} if manifest is None else dict(manifest["counts"])
+    lists = [] if manifest is None else [f"{data}/dropped.parquet", f"{data}/rejected"]
+    if rejected := trainer.checked_rows.rejected:
+        codes = collections.Counter(entry.code for entry in rejected.values())
+        counts["training"] = {"kept": len(trainer.train_dataset), **codes}
+        file = output / "rejected_rows.jsonl"
+        lines = [json.dumps({"id": row_id, **asdict(entry)}) for row_id, entry in rejected.items()]
+        write_atomic(file, "".join(f"{line}\n" for line in lines).encode())
+        lists.append(str(file))
+    reasons = {code for stage in ("questions", "rows", "training") for code in counts.get(stage, {})}
+    if reasons - {"read", "kept"}:
+        show_outcomes(counts)
+        print(f"what is left out is listed in {', '.join(name for name in lists if Path(name).exists())}")
 
 
 def load_trainer(

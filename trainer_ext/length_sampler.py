@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import Sampler
-from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -28,3 +28,22 @@ class LengthGroupedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch())
         return iter(get_length_grouped_indices(self.lengths, self.rows_per_group, generator=generator))
+
+
+class ResumableRebalanceSampler(BatchRebalanceSampler):
+    """transformers' sampler of micro-batches of equal cost, in the order of the current epoch.
+
+    The base class is told its epoch by the data loader, which does not reach it where a resumed epoch skips batches.
+
+    Args:
+        sampler: as the Trainer makes it.
+        epoch: returns the current epoch, from 0.
+    """
+
+    def __init__(self, sampler: BatchRebalanceSampler, epoch: Callable[[], int]) -> None:
+        self.__dict__.update(sampler.__dict__)
+        self.current_epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.set_epoch(self.current_epoch())
+        return super().__iter__()

@@ -82,6 +82,11 @@ class RecipeParser(TrlParser):
         except ValueError as error:  # of a dataclass's __post_init__
             self.error(str(error))
 
+    def check_named_together(self, typed: str, named: str, reason: str) -> None:
+        """Raise ValueError if `typed` was typed, and `named` comes from the default config, which nobody named."""
+        if self.uses_default_config and typed in self.typed and named not in self.typed:
+            raise ValueError(f"{typed} without --config: {reason}. Name a recipe by --config, or --{named}")
+
     def describe_source(self) -> str:
         """Return the file that was read, and what was typed."""
         file = "no file" if self.config is None else str(self.config)

@@ -10,13 +10,14 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig
 from trainer_ext.channel_meter import ChannelMeter
 from trainer_ext.collator import PairCollator
 from trainer_ext.hub.model_card import RunFacts, write_model_card
-from trainer_ext.length_sampler import LengthGroupedSampler
+from trainer_ext.length_sampler import LengthGroupedSampler, ResumableRebalanceSampler
 from trainer_ext.loading.adapter_config import check_peft_config, check_trained_parameters
 from trainer_ext.loss.alignment import response_rows
 from trainer_ext.loss.objective import Objective
@@ -189,17 +190,22 @@ class CrossModalDistillTrainer(ResumableTrainer):
         return list(known.values()) if isinstance(known, Mapping) else [] if known is None else [known]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        """Return a sampler whose order depends on seed and epoch alone; see `LengthGroupedSampler`."""
+        """Return a sampler whose order depends on seed and epoch alone; see length_sampler.py."""
         if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
+            sampler = super()._get_train_sampler(train_dataset)
+            is_rebalance = isinstance(sampler, BatchRebalanceSampler)
+            return ResumableRebalanceSampler(sampler, self._current_epoch) if is_rebalance else sampler
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         rows_per_group = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LengthGroupedSampler(
             self.train_dataset[self.args.length_column_name],
             rows_per_group,
             seed,
-            lambda: int((self.state.epoch or 0) + 1e-6),
+            self._current_epoch,
         )
+
+    def _current_epoch(self) -> int:
+        return int((self.state.epoch or 0) + 1e-6)  # it is a sum of fractions
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of this run from `run_facts` instead of TRL's draft."""

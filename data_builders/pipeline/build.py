@@ -8,10 +8,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
 from data_builders.answers.base import find_answer_generator
 from data_builders.answers.fingerprint import fingerprint_teacher
 from data_builders.arguments import BuildSettings
@@ -71,6 +67,9 @@ def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) 
         root,
         text_check=text_check,
     )
+    if dropped := {code: n for code, n in selection.counts.items() if code not in ("read", "kept")}:
+        reasons = ", ".join(f"{code} {count}" for code, count in dropped.items())
+        print(f"{sum(dropped.values())} of {selection.counts['read']} questions are left out: {reasons}", flush=True)
     build = Build(settings, selection, root, shards, key, teacher)
     run_shares(build.run_share, pipeline, build.finish, shards / "logs")
     return folder if is_built(folder, key) else None
@@ -217,8 +216,7 @@ class Build:
         with exclusive(self.shards / "finish.lock"):  # of several machines that reach the end together, one assembles
             if is_built(folder, self.key) and not self.settings.pipeline.retry_failed:
                 return
-            manifest = assemble_dataset(self.settings, self.recordings, self.shards, self.key, self.teacher)
-            show_counts(manifest["counts"])
+            assemble_dataset(self.settings, self.recordings, self.shards, self.key, self.teacher)
             export_and_push(folder, self.settings)
 
     def read_failures(self, unfinished: set[str]) -> list[Failure]:
@@ -237,15 +235,6 @@ def export_and_push(folder: Path, settings: BuildSettings) -> None:
     if pipeline.push_to_hub:
         assert pipeline.hub_dataset_id is not None
         print(push_dataset(folder, pipeline.hub_dataset_id, pipeline.hub_private_repo))
-
-
-def show_counts(counts: dict[str, dict[str, int]]) -> None:
-    """Print the outcomes of all questions and rows as a table."""
-    table = Table("stage", "outcome", "rows", box=SIMPLE_HEAD)
-    for stage, outcomes in counts.items():
-        for outcome, count in outcomes.items():
-            table.add_row(stage, outcome, str(count))
-    Console().print(table)
 
 
 def fingerprint_build(settings: BuildSettings, teacher: str | None, text_check: TextCheck | None = None) -> str:

@@ -1,6 +1,5 @@
 """The scores of a run as a table in the terminal and as report.json."""
 
-import collections
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -36,14 +35,6 @@ def show_table(before: dict[str, Scores], after: dict[str, Scores], evaluator: s
             f"{new.teacher_text:.1f}",
             *(f"{getattr(old, name):.1f}→{getattr(new, name):.1f}" for name in ("text", "speech", "gap", "forgetting")),
         )
-    Console().print(table)
-
-
-def show_reasons(title: str, codes: list[str]) -> None:
-    """Print how often each reason occurs."""
-    table = Table("reason", "rows", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for code, count in collections.Counter(codes).most_common():
-        table.add_row(code, str(count))
     Console().print(table)
 
 

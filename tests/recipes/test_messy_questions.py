@@ -1,0 +1,64 @@
+"""Test of the recipe with a person's first sixty questions, in one go."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from data_builders.storage.dataset_folder import load_dataset_folder
+from tests.support.lab import TEACHER, write_questions
+from tests.support.messy_questions import QUESTIONS, RIGHT, WRONG
+from tests.support.run_script import run_script
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch, capsys):
+    """Run the recipe on the questions; returns output, error and the folders of finished data sets."""
+    rows: list[str | dict] = [{"question": text, "id": f"mine-{n}"} for n, text in enumerate(QUESTIONS)]
+    file = write_questions(tmp_path / "mine.jsonl", rows)
+
+    def launch(*more: str):
+        words = ["--questions", str(file), "--teacher_model_name_or_path", TEACHER]
+        words += ["--cache_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "run"), "--max_steps", "2"]
+        said, error = run_script("s2t_t2t.py", [*words, "--recordings_per_question", "1", *more], monkeypatch, capsys)
+        return said, error, [manifest.parent for manifest in (tmp_path / "data").glob("*/manifest.json")]
+
+    return launch
+
+
+def test_sixty_messy_questions_go_through_in_one_go(start, tmp_path):
+    """Prevents: five runs that each stop at the next bad question, by a traceback; a question that steers the model."""
+    said, error, (folder,) = start()
+    assert error == ""
+    assert len(QUESTIONS) == 60
+    assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+
+    # What the text alone tells is said before the teacher answers, and again in the one table with all other reasons.
+    announced = said.split(" questions are left out: ")[1].split("\n")[0]
+    assert sorted(announced.split(", ")) == sorted(f"{reason} {len(texts)}" for reason, texts in WRONG.items())
+    assert said.count("outcome") == 1
+    counts = json.loads((folder / "manifest.json").read_text())["counts"]["questions"]
+    assert counts == {"read": 60, "kept": len(RIGHT), **{reason: len(texts) for reason, texts in WRONG.items()}}
+    dropped = pq.read_table(folder / "dropped.parquet").to_pylist()
+    expected = [reason for reason, texts in WRONG.items() for _ in texts]
+    assert [row["code"] for row in dropped] == expected
+    assert [row["source_id"] for row in dropped] == [f"mine-{n}" for n in range(len(RIGHT), 60)]
+
+    # Every other question is trained on, or listed with its reason.
+    kept = load_dataset_folder(str(folder))["train"]
+    listed = {row["id"] for file in (folder / "rejected").glob("*") for row in pq.read_table(file).to_pylist()}
+    if (file := tmp_path / "run" / "rejected_rows.jsonl").exists():
+        listed |= {json.loads(line)["id"] for line in file.read_text().splitlines()}
+    assert len(listed | set(kept["id"])) == len(RIGHT)
+    trained = [text for text, row_id in zip(kept["question"], kept["id"], strict=True) if row_id not in listed]
+    assert len(trained) > 40
+    assert "<|AUDIO|> what do you hear?" in trained
+
+
+def test_strict_names_all_of_them_before_anything_is_answered(start, tmp_path):
+    """Prevents: errors one after the other, each after the teacher has answered all questions."""
+    _, error, folders = start("--strict")
+    assert "9 of 60 questions cannot be used" in error
+    assert all(f"row {number}: " in error for number in range(len(RIGHT), 60))
+    assert folders == []
+    assert not (tmp_path / "data" / "calls").exists()
