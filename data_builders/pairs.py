@@ -102,7 +102,8 @@ def build_pairs(
         PipelineArguments(cache_dir=arguments.cache_dir),
     )
     key = fingerprint_build(settings, fingerprint_teacher(settings.answers), text_check)
-    output_dir = str(Path(arguments.cache_dir) / key)
+    assert arguments.questions is not None
+    output_dir = str(Path(arguments.cache_dir) / f"{Path(arguments.questions).stem}-{key}")
     folder = build_dataset(settings._replace(pipeline=replace(settings.pipeline, output_dir=output_dir)), text_check)
     assert folder is not None
     return folder

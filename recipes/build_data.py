@@ -21,6 +21,7 @@ from data_builders.arguments import (
 )
 from data_builders.pipeline.assemble import read_manifest
 from data_builders.pipeline.build import build_dataset
+from data_builders.pipeline.executors import die_with_parent
 from data_builders.pipeline.outcome_table import show_outcomes
 from trainer_ext.command_line import run_command
 from trainer_ext.parser import RecipeParser
@@ -48,5 +49,7 @@ def main() -> None:
     print(f"{folder}: {rows} rows")
 
 
+if __name__ == "__mp_main__":  # a process that datatrove has started
+    die_with_parent()
 if __name__ == "__main__":
     run_command(main)

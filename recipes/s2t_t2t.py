@@ -20,6 +20,9 @@ import datasets
 import torch
 import yaml
 from accelerate import PartialState
+from huggingface_hub import whoami
+from peft import PeftConfig
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data_builders.answers.fingerprint import fingerprint_model
@@ -29,8 +32,10 @@ from data_builders.pipeline.assemble import MANIFEST, read_manifest
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.storage.atomic import write_atomic
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.checkpoints.complete import find_corruption
 from trainer_ext.checkpoints.output_dir import claim_output_dir
 from trainer_ext.command_line import run_command
+from trainer_ext.evaluation.evaluators import EVALUATORS
 from trainer_ext.evaluation.plots import plot_run
 from trainer_ext.evaluation.report import show_table, write_report
 from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
@@ -63,6 +68,7 @@ def main() -> None:
     keep_libraries_quiet()
     parser.check_named_together("questions", "teacher_model_name_or_path", LAB_TEACHER)
     resume = read_resume(training.resume_from_checkpoint)
+    check_before_work(training, resume)
     claim_output_dir(training.output_dir, resume is not None, training.overwrite_output_dir)
 
     state = PartialState()
@@ -72,6 +78,7 @@ def main() -> None:
         use_all_cores()
     assert model.model_name_or_path is not None
     family = load_student_family(model.model_name_or_path, model.model_revision)
+    peft_config = load_peft_config(model, family)  # its errors come before the data
     check = PromptLength(family, training.max_length)
     with state.main_process_first(), without_zero3_init(training):
         share = 0.0 if training.strict else training.max_rejected_share
@@ -81,7 +88,7 @@ def main() -> None:
         raise ValueError(f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'")
     test = select_scorable(pairs.get("test"))
 
-    trainer = load_trainer(model, soft, training, family, pairs)
+    trainer = load_trainer(model, soft, training, family, pairs, peft_config)
     if state.is_main_process:
         show_left_out(trainer, Path(name), Path(training.output_dir))
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
@@ -110,6 +117,20 @@ def main() -> None:
         print(f"saved to {folder}")
     if training.push_to_hub:
         trainer.push_to_hub()
+
+
+def check_before_work(training: CrossModalDistillConfig, resume: str | bool | None) -> None:
+    """Raise ValueError for what would be found only after data were built and models loaded."""
+    if isinstance(resume, str) and (fault := find_corruption(Path(resume))):
+        raise ValueError(f"cannot resume from {resume}: {fault}")
+    if training.evaluator not in EVALUATORS:
+        raise ValueError(f"evaluator: unknown {training.evaluator!r}; known are {', '.join(EVALUATORS)}")
+    try:
+        get_reporting_integration_callbacks(training.report_to)
+    except (RuntimeError, ImportError) as error:  # not installed
+        raise ValueError(f"report_to: {error}") from error
+    if training.push_to_hub:
+        whoami()  # no network, or not logged in
 
 
 def show_header(parser: RecipeParser, model: ModelArguments, training: CrossModalDistillConfig) -> None:
@@ -155,6 +176,7 @@ def load_trainer(
     training: CrossModalDistillConfig,
     family: StudentFamily,
     pairs: datasets.DatasetDict,
+    peft_config: PeftConfig | None,
 ) -> CrossModalDistillTrainer:
     """Load teacher, student and trainer; the teacher first, because stored soft targets may not fit the run."""
     fingerprint = None
@@ -172,7 +194,7 @@ def load_trainer(
         teacher=teacher,
         train_dataset=pairs["train"],
         eval_dataset=pairs["test"] if training.eval_strategy != "no" else None,
-        peft_config=load_peft_config(model, family),
+        peft_config=peft_config,
     )
 
 

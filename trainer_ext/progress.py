@@ -27,7 +27,14 @@ class ChannelProgressCallback(ProgressCallback):
             return
         for prefix in ("", "eval_"):
             if line := describe_channels(logs, prefix):
-                self.training_bar.write(f"{prefix.rstrip('_') or 'train'} step {state.global_step:>5}  {line}")
+                name, totals = prefix.rstrip("_") or "train", describe_totals(logs, prefix)
+                self.training_bar.write(f"{name} step {state.global_step:>5}  {totals} | {line}")
+
+
+def describe_totals(logs: dict[str, Any], prefix: str) -> str:
+    """Return "loss 1.23 lr 0.002 epoch 0.4" for the totals in the logs."""
+    shown = {"loss": f"{prefix}loss", "lr": "learning_rate", "epoch": "epoch"}
+    return " ".join(f"{name} {float(logs[key]):.3g}" for name, key in shown.items() if key in logs)
 
 
 def describe_channels(logs: dict[str, Any], prefix: str) -> str:

@@ -1,6 +1,7 @@
 """`CrossModalDistillTrainer`: TRL's SFT trainer on batches of pairs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,8 @@ class CrossModalDistillTrainer(ResumableTrainer):
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            write_model_card(folder, self.run_facts, self.args, self.family)
+            repository = self.hub_model_id if self.args.push_to_hub else None
+            write_model_card(folder, replace(self.run_facts, repository=repository), self.args, self.family)
 
 
 def prepare_eval_rows(

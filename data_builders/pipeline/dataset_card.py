@@ -59,6 +59,7 @@ def write_dataset_card(
         data,
         template_path=str(TEMPLATE),
         name=Path(settings.pipeline.output_dir).name,
+        repository=settings.pipeline.hub_dataset_id or Path(settings.pipeline.output_dir).name,
         source=source_label(settings.questions.questions),
         questions=settings.questions,
         answers=settings.answers,

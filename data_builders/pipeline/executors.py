@@ -3,7 +3,10 @@
 Work is a function of rank and world size that takes every world-size-th shard. It is safe to run twice, and to kill.
 """
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 from data_builders.arguments import PipelineArguments
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Share = Callable[[int, int], None]
 # Of this process, before it is pinned; only Linux has the call.
 ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -40,6 +44,15 @@ class FinishTask:
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         self.finish()
         return data
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, even by kill -9; Linux alone has the call.
+
+    A worker or datatrove's helper would otherwise wait for ever, with the libraries that it has imported.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_shares(share: Share, arguments: PipelineArguments, finish: Callable[[], None], logs: Path) -> None:

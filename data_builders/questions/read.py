@@ -1,21 +1,33 @@
 """Read questions one at a time from a local file or a `datasets` id; nothing is kept in memory or on disk.
 
-In: a JSONL, JSON, CSV or Parquet file, or the id of a data set on the Hub, and a mapping of its columns.
+In: a JSONL, JSON, CSV, TSV, Parquet or text file, or the id of a data set on the Hub, and a mapping of its columns.
 Out: one `SourceQuestion` per row.
 """
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
+import pyarrow as pa
 from datasets import IterableDataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import HfApi
+from pandas.errors import EmptyDataError, ParserError
 
 from data_builders.schema import CHANNELS, check_channels
 from data_builders.storage.atomic import hash_file
 
-FILE_LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+# Suffix -> loader of `datasets`, and its arguments. A text file has a question on every line.
+FILE_LOADERS: dict[str, tuple[str, dict[str, str]]] = {
+    ".jsonl": ("json", {}),
+    ".json": ("json", {}),
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".parquet": ("parquet", {}),
+    ".txt": ("text", {}),
+}
 FIELDS = ("question", "system", "gold_response", "reference", "source", "source_id", "channels", "split")
 # Characters without a sign or a sound: byte order mark, zero-width spaces and joiners around which nobody writes.
 INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
@@ -50,16 +62,42 @@ def read_questions(
     Raises:
         ValueError: the file or a column does not exist, or a channel is unknown; the message names the row.
     """
-    table = open_table(name_or_path, split, revision)
-    names = map_columns(columns or [], table.column_names, name_or_path)
     source = Path(name_or_path).stem if is_file(name_or_path) else name_or_path
-    for number, row in enumerate(table):
+    with name_unreadable(name_or_path):
+        table = open_table(name_or_path, split, revision)
+        if Path(name_or_path).suffix == ".txt":
+            columns = [*(columns or []), "question=text"]
+        names = map_columns(columns or [], table.column_names or [], name_or_path)
+        rows = enumerate(table)
+    while True:
+        with name_unreadable(name_or_path):
+            number, row = next(rows, (None, None))
+        if number is None or row is None:
+            return
         yield make_question({field: row[name] for field, name in names.items()}, number, source)
 
 
+@contextmanager
+def name_unreadable(name_or_path: str) -> Iterator[None]:
+    """Translate what a loader raises for content that it cannot read; our own errors name the file already."""
+    try:
+        yield
+    except StopIteration as error:
+        raise ValueError(f"{name_or_path} has no rows") from error
+    except (pa.ArrowException, UnicodeDecodeError, DatasetGenerationError, EmptyDataError, ParserError) as error:
+        raise ValueError(f"{name_or_path} cannot be read: {' '.join(str(error).split())}") from error
+
+
 def is_file(name_or_path: str) -> bool:
-    """Tell a local file from a repository id, by its suffix."""
-    return Path(name_or_path).suffix in FILE_LOADERS
+    """Tell a local file from a repository id, by its suffix.
+
+    Raises:
+        ValueError: there is such a file, of another kind than those that can be read.
+    """
+    known = Path(name_or_path).suffix in FILE_LOADERS
+    if not known and Path(name_or_path).is_file():
+        raise ValueError(f"{name_or_path} is none of {', '.join(FILE_LOADERS)}, by its suffix")
+    return known
 
 
 def open_table(name_or_path: str, split: str, revision: str | None) -> IterableDataset:
@@ -69,8 +107,8 @@ def open_table(name_or_path: str, split: str, revision: str | None) -> IterableD
     elif not Path(name_or_path).is_file():
         raise ValueError(f"there is no file {name_or_path}")
     else:
-        loader = FILE_LOADERS[Path(name_or_path).suffix]
-        stream = load_dataset(loader, data_files=name_or_path, split="train", streaming=True)
+        loader, options = FILE_LOADERS[Path(name_or_path).suffix]
+        stream = load_dataset(loader, data_files=name_or_path, split="train", streaming=True, **options)
     return stream if stream.column_names else stream._resolve_features()
 
 
@@ -116,11 +154,18 @@ def make_question(row: dict[str, Any], number: int, default_source: str) -> Sour
         source_id=str(number if row.get("source_id") is None else row["source_id"]),
         split=split,
         system=row.get("system") or "",
-        question=question.translate(INVISIBLE).strip() if isinstance(question, str) else "",
+        question=clean_question(question),
         gold_response=as_text(row.get("gold_response")),
         reference=as_text(row.get("reference")),
         channels=channels,
     )
+
+
+def clean_question(value: Any) -> str:
+    """Return a question without invisible characters and white space around it; empty for what is no text."""
+    if isinstance(value, (int, float)):  # loaders parse "42" as 42
+        value = str(value)
+    return value.translate(INVISIBLE).strip() if isinstance(value, str) else ""
 
 
 def as_text(value: Any) -> str | None:

@@ -8,6 +8,12 @@ import re
 
 # Signs that wetext keeps and TTS engines mispronounce.
 SIGNS = {"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "–": "-", "—": ", ", "\u00a0": " "}
+ONE_THOUSAND = re.compile(r"(?<![\d.,])1,?\d{3}(?!\d)")
+NUMBER_WORDS = (
+    "a one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred"
+)
+THOUSAND_ALONE = re.compile("".join(rf"(?<!\b{word} )" for word in NUMBER_WORDS.split()) + r"\bthousand\b")
 LETTERS_PER_SECOND = 14.0  # espeak-ng at 170 words per minute, and unhurried people
 
 
@@ -26,7 +32,9 @@ def normalize_for_tts(text: str) -> str:
     text = " ".join(text.split())
     # Plain words need no normalization, and most questions are plain words.
     if re.search(r"[^A-Za-z' ,?!.\-]|\b[A-Z][a-z]*\.", text):
-        text = load_normalizer().normalize(text).replace('\\"', '"')
+        spoken = load_normalizer().normalize(text).replace('\\"', '"')
+        # wetext reads "1,234.56" as "thousand two hundred and thirty four ...".
+        text = THOUSAND_ALONE.sub("one thousand", spoken) if ONE_THOUSAND.search(text) else spoken
     return " ".join(text.split())
 
 

@@ -29,6 +29,10 @@ def plot_run(
             points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
             if points:
                 curves.plot(*zip(*points, strict=True), style, color=COLORS[channel], label=key)
+            held_out = [(entry["step"], entry[f"eval_{key}"]) for entry in log_history if f"eval_{key}" in entry]
+            if held_out:
+                curves.plot(*zip(*held_out, strict=True), style, color=COLORS[channel], marker="o", alpha=0.5,
+                            label=f"eval {key}")  # fmt: skip
     curves.set(title="loss per response token", xlabel="step", ylabel="nats", yscale="log")
     if curves.lines:
         curves.legend()
@@ -37,7 +41,7 @@ def plot_run(
     for i, name in enumerate(names):
         pair = (getattr(old, name), getattr(new, name))
         container = bars.bar([i - 0.2, i + 0.2], pair, 0.38, color=["#bbbbbb", "#228833"])
-        bars.bar_label(container, fmt="%.1f")
+        bars.bar_label(container, fmt="%.1f", label_type="center")  # the teacher's line would cross one on top
     bars.axhline(new.teacher_text, color="black", linestyle=":", label="teacher, text")
     bars.set_xticks(range(len(names)), [f"student, {name}" for name in names])
     bars.set(title="exact answers: before (grey), after (green)", ylabel="percent", ylim=(0, 120))

@@ -19,6 +19,7 @@ class RunFacts:
 
     Attributes:
         report: the return value of `write_report`; None for a run without scores.
+        repository: id on the Hub, for the snippets; None for a folder.
     """
 
     base_model: str
@@ -26,6 +27,7 @@ class RunFacts:
     teacher_model: str | None = None
     dataset_name: str | None = None
     report: dict[str, Any] | None = None
+    repository: str | None = None
 
 
 def write_model_card(
@@ -42,6 +44,7 @@ def write_model_card(
         data,
         template_path=str(TEMPLATE),
         name=folder.name,
+        source=facts.repository or str(folder),
         facts=facts,
         training=training,
         model_class=family.model_class,

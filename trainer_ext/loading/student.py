@@ -1,6 +1,7 @@
 """Load a student for LoRA, QLoRA or full fine-tuning, and verify that frozen parts stay unquantized."""
 
 from collections import Counter
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -28,8 +29,11 @@ def load_student(arguments: ModelArguments, family: StudentFamily, sharded: bool
     device = PartialState().device
     dtype = read_dtype(arguments.dtype, family.config)
     direct_to_device = quantization is not None or (device.type == "cuda" and not sharded)
+    name = arguments.model_name_or_path
+    if Path(name).is_dir():  # recorded in the adapter, which may be used from another folder
+        name = str(Path(name).resolve())
     model = family.load_model(
-        arguments.model_name_or_path,
+        name,
         revision=arguments.model_revision,
         dtype=arguments.dtype,
         attn_implementation=arguments.attn_implementation or choose_attention(device, dtype),

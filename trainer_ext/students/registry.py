@@ -1,5 +1,7 @@
 """Student families by `model_type`. A new family is one file in this folder and one line here."""
 
+from pathlib import Path
+
 from transformers import AutoConfig, PretrainedConfig
 
 from data_builders.registry import load_class
@@ -27,6 +29,11 @@ def find_student_family(name_or_path: str, revision: str | None = None) -> tuple
     Raises:
         ValueError: the model type is not registered.
     """
+    if Path(name_or_path).is_absolute() and not Path(name_or_path).is_dir():
+        raise ValueError(
+            f"there is no folder {name_or_path}, which is to hold the model: an adapter records the folder of its "
+            "base. Name the base where it is now"
+        )
     config = AutoConfig.from_pretrained(name_or_path, revision=revision)
     family = load_class(STUDENTS, config.model_type, f"model_type of {name_or_path}")
     return family, family.read_config(config)

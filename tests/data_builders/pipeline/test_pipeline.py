@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -440,3 +441,31 @@ def test_a_finished_data_set_is_pushed_in_one_commit(made, tmp_path):
     assert {"README.md", "manifest.json"} < set(hub.files)
     assert sum(name.startswith("data/train-") for name in hub.files) > 1
     assert not any(name.startswith(("rejected", "dropped")) for name in hub.files)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's call is Linux's")
+def test_a_build_killed_alone_takes_its_workers_with_it(questions_file, tmp_path):
+    """Prevents: an idle process of 315 MB that waits for ever for a parent that was killed by kill -9."""
+    process = subprocess.Popen(
+        command(tmp_path, questions_file, workers=2), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def children(of):
+        listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True).stdout.split("\n")[1:]
+        pairs = [tuple(map(int, line.split())) for line in listed if line.strip()]
+        direct = [pid for pid, parent in pairs if parent == of]
+        return direct + [pid for child in direct for pid in children(child)]
+
+    while not len(workers := children(process.pid)) >= 3 and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(3)
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert left == []

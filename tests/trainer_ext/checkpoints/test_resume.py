@@ -22,7 +22,8 @@ from tests.support.processes import ENVIRONMENT
 STEPS = 8
 KILLS = int(os.environ.get("CROSSMODAL_KD_KILLS", "8"))  # and half as many of each other signal
 TOTAL = {signal.SIGKILL: KILLS, signal.SIGTERM: KILLS // 2, signal.SIGINT: KILLS // 2}
-CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+# Before Python has imported the recipe its own handlers act; a shell calls -15 and -2 by the same 143 and 130.
+CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2)}
 
 
 def start(output_dir: Path, data: Path, hub: HubServer) -> subprocess.Popen:
@@ -105,7 +106,7 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_weights_of_one_
                 assert code == 0
                 hub.files.clear()
                 continue
-            assert code == CODES[number]
+            assert code in CODES[number]
             assert last_step(folder) <= STEPS
             assert not hub.files
             sent += 1
