@@ -28,6 +28,9 @@ class QuestionArguments:
     filter_unspeakable: bool = HfArg(
         default=True, help="Drop questions that cannot be asked aloud, and near duplicates."
     )
+    language: str = HfArg(
+        default="en", help="Language of the questions, two letters, for filter, text normalization and recognizer."
+    )
     max_words: int = HfArg(default=60, help="Longest question, in words.")
     max_seconds: float = HfArg(default=25.0, help="Longest question, in estimated seconds of speech.")
     near_duplicates: float = HfArg(
@@ -45,6 +48,8 @@ class QuestionArguments:
     def __post_init__(self) -> None:
         if self.questions is None:
             raise ValueError("set `questions`: a file or a `datasets` id")
+        if not (len(self.language) == 2 and self.language.isalpha() and self.language.islower()):
+            raise ValueError(f"language is two letters, such as en or de, got {self.language!r}")
         if not 0 < self.sample_fraction <= 1:
             raise ValueError(f"sample_fraction is in (0, 1], got {self.sample_fraction}")
         if not 0 < self.near_duplicates <= 1:

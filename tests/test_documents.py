@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.lab import ROOT, write_every
+from tests.support.lab import ROOT, TEACHER, write_every
 from tests.support.processes import run
 
 DOCUMENTS = [
@@ -26,6 +26,7 @@ DOCUMENTS = [
 # Set-up and tools: .ci/run and the wheel's test run these.
 ENVIRONMENT = ("pip", "python -m venv", "pytest", "ruff", "mypy", ".ci/run")
 # Arguments that shrink a documented command to seconds; the command's own come first and lose.
+TOY = ["--teacher_model_name_or_path", TEACHER]  # the default config's, named, because the questions are others
 FEW_STEPS = ["--max_steps", "2", "--save_strategy", "no", "--logging_steps", "1"]
 SMALL = {
     "recipes/s2t_t2t.py": FEW_STEPS,
@@ -112,7 +113,7 @@ def outputs(tmp_path_factory) -> Path:
     """A folder with what earlier commands of a reader would have made: a run, and reports of finished ablations."""
     folder = tmp_path_factory.mktemp("documents")
     few = ["--questions", str(write_every(20, folder / "my_questions.jsonl")), "--cache_dir", str(folder / "data")]
-    words = [*few, *FEW_STEPS, "--output_dir", str(folder / "outputs" / "tiny")]
+    words = [*few, *FEW_STEPS, *TOY, "--output_dir", str(folder / "outputs" / "tiny")]
     run([sys.executable, "recipes/s2t_t2t.py", *words])
     data = ["--max_rows", "20", "--cache_dir", str(folder / "data"), "--output_dir", str(folder / "outputs/data/tiny")]
     run([sys.executable, "recipes/build_data.py", *data])
@@ -148,12 +149,14 @@ def test_a_command_runs(command, outputs):
         small += ["--cache_dir", str(outputs / "data")]
         if "--dataset_name" not in words:
             small += ["--questions", str(outputs / "my_questions.jsonl")]
+            small += [] if "--config" in words else TOY
     if script == "recipes/s2t_t2t.py":
-        small += ["--output_dir", str(made / "run")]
+        small += ["--output_dir", str(made / "run"), "--overwrite_output_dir", "true"]
     if script == "recipes/cache_teacher.py":
         small += ["--soft_targets_path", str(made / "soft")]
     if script == "recipes/build_data.py":
         small += ["--cache_dir", str(outputs / "data"), "--output_dir", str(made / "built")]
+        small += ["--overwrite_output_dir", "true"]
     if script == "recipes/ablations.py":
         variants, root = ALL_VARIANTS, outputs / "ablations"
         if "--study" in words:

@@ -35,6 +35,7 @@ from data_builders.storage.call_cache import content_key
 from data_builders.storage.dataset_folder import load_dataset_folder, push_dataset
 
 FAILURES_SHOWN = 5
+ENGLISH_ONLY = "pocketsphinx"
 
 
 def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) -> Path | None:
@@ -105,6 +106,11 @@ def check_names(settings: BuildSettings) -> None:
     find_engine(settings.speech)
     if settings.verification.recognizer != NO_RECOGNIZER:
         find_recognizer(settings.verification)
+        if settings.verification.recognizer == ENGLISH_ONLY and settings.questions.language != "en":
+            raise ValueError(
+                f"recognizer {ENGLISH_ONLY} knows English alone, and language is {settings.questions.language!r}: set "
+                "recognizer to whisper or none"
+            )
     check_augmentations(settings.speech.augmentations)
 
 
@@ -187,7 +193,7 @@ class Build:
         """Return the stage of the recognizer; None where there is none."""
         if self.settings.verification.recognizer == NO_RECOGNIZER:
             return None
-        return VerificationStage(self.recordings, self.settings.verification, caches)
+        return VerificationStage(self.recordings, self.settings.verification, caches, self.settings.questions.language)
 
     def finish(self) -> None:
         """Assemble the data set, if every shard is finished.

@@ -42,7 +42,7 @@ def write_dataset_card(
     licenses = dict(entry.split("=", 1) for entry in settings.pipeline.licenses)
     total = sum(rows.values())
     data = DatasetCardData(
-        language="en",
+        language=settings.questions.language,
         license="other" if len(set(licenses.values())) != 1 else next(iter(licenses.values())),
         task_categories=["question-answering", "automatic-speech-recognition"],
         tags=["speech", "spoken-questions", "cross-modal-distillation"],

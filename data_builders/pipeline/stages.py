@@ -201,8 +201,9 @@ class VerificationStage:
         recordings: ShardRecordings,
         arguments: VerificationArguments,
         caches: ShardCaches,
+        language: str = "en",
     ) -> None:
-        self.recordings, self.arguments, self.caches = recordings, arguments, caches
+        self.recordings, self.arguments, self.caches, self.language = recordings, arguments, caches, language
         self.set_size = find_recognizer(arguments).set_size
         self.verifier: SpeechVerifier | None = None
 
@@ -215,7 +216,7 @@ class VerificationStage:
         for clip_stage, clips in kinds:
             for sentences, group in recognizer_groups(clips, self.set_size):
                 for row, key in group:
-                    check = check_key(self.arguments, key, list(sentences))
+                    check = check_key(self.arguments, key, list(sentences), self.language)
                     calls[check] = CheckCall(row, key, clip_stage, sentences)
         return calls
 
@@ -243,7 +244,7 @@ class VerificationStage:
         found = {key: clip for key in keys if (clip := clips.get(calls[key].clip_key)) is not None}
         if not found:  # all were rejected before
             return results
-        self.verifier = self.verifier or SpeechVerifier(self.arguments)
+        self.verifier = self.verifier or SpeechVerifier(self.arguments, self.language)
         rows = [calls[key].row for key in found]
         checks = self.verifier.check(
             [

@@ -42,7 +42,8 @@ class QuestionFilter:
             from data_builders.questions.duplicates import NearDuplicates
             from data_builders.questions.speakability import SpeakabilityFilter
 
-            self._speakability = SpeakabilityFilter(arguments.max_words, arguments.max_seconds)
+            self._speakability = SpeakabilityFilter(arguments.max_words, arguments.max_seconds, arguments.language)
+            self._language = arguments.language
             self._database = folder / "seen.sqlite"
             self._duplicates = NearDuplicates(self._database, arguments.near_duplicates)
 
@@ -63,7 +64,7 @@ class QuestionFilter:
             return Rejected(STAGE, code)
         if earlier := self._duplicates.find(row_id, question):
             return Rejected(STAGE, "near_duplicate", f"of {earlier}")
-        return normalize_for_tts(question)
+        return normalize_for_tts(question, self._language)
 
     def close(self) -> None:
         if self._duplicates is not None:

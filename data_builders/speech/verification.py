@@ -39,8 +39,12 @@ class Recognizer(Protocol):
     set_size: ClassVar[int | None]
 
     @classmethod
-    def from_arguments(cls, arguments: VerificationArguments) -> "Recognizer":
-        """Load the model."""
+    def from_arguments(cls, arguments: VerificationArguments, language: str) -> "Recognizer":
+        """Load the model.
+
+        Raises:
+            ValueError: it does not know the language, two letters.
+        """
         ...
 
     def transcribe(self, clips: list[np.ndarray], allowed_sentences: list[str]) -> list[str]:
@@ -112,20 +116,21 @@ def find_recognizer(arguments: VerificationArguments) -> type[Recognizer]:
     return load_class(RECOGNIZERS, arguments.recognizer, "recognizer")
 
 
-def check_key(arguments: VerificationArguments, clip_key: str, sentences: list[str]) -> str:
+def check_key(arguments: VerificationArguments, clip_key: str, sentences: list[str], language: str = "en") -> str:
     """Return the cache key: everything a check depends on. Thresholds are not part of it."""
     model = arguments.recognizer_model if arguments.recognizer == "whisper" else ""
-    return content_key("check", arguments.recognizer, model, arguments.similarity_model, clip_key, sentences)
+    other = [] if language == "en" else [language]
+    return content_key("check", arguments.recognizer, model, arguments.similarity_model, clip_key, sentences, *other)
 
 
 class SpeechVerifier:
     """A recognizer, and a sentence-embedding model where one is given."""
 
-    def __init__(self, arguments: VerificationArguments) -> None:
+    def __init__(self, arguments: VerificationArguments, language: str = "en") -> None:
         from data_builders.speech.wer import compare_words, load_normalizer
 
-        self._normalize, self._compare_words = load_normalizer(), compare_words
-        self.recognizer = find_recognizer(arguments).from_arguments(arguments)
+        self._normalize, self._compare_words = load_normalizer(language), compare_words
+        self.recognizer = find_recognizer(arguments).from_arguments(arguments, language)
         self._embedder: Any = None
         if arguments.similarity_model is not None:
             from sentence_transformers import SentenceTransformer

@@ -10,8 +10,12 @@ import jiwer
 
 
 @functools.cache
-def load_normalizer() -> Callable[[str], str]:
-    """Load Whisper's English normalizer with its table of British spellings (package whisper-normalizer)."""
+def load_normalizer(language: str = "en") -> Callable[[str], str]:
+    """Load Whisper's normalizer: the English one with its table of British spellings, or that of all others."""
+    if language != "en":
+        from whisper_normalizer.basic import BasicTextNormalizer
+
+        return BasicTextNormalizer()
     from whisper_normalizer.english import EnglishTextNormalizer
 
     return EnglishTextNormalizer()

@@ -1,6 +1,7 @@
 """Tests of recipes/s2t_t2t.py as a command, from arguments to files."""
 
 import json
+import sys
 
 import pytest
 import yaml
@@ -59,6 +60,23 @@ def test_one_line_runs_from_nothing_to_a_pushed_adapter_with_its_report(tmp_path
     everything = [done.stdout.encode(), done.stderr.encode(), *hub.files.values()]
     everything += [file.read_bytes() for file in output.rglob("*") if file.is_file()]
     assert not any(TOKEN.encode() in content for content in everything)
+
+
+def test_a_push_that_fails_costs_no_result(tmp_path, few_questions):
+    """Prevents: a night without report, scores, picture and card, because the Hub was down in the morning."""
+    output, arguments = words(tmp_path, few_questions, "my-adapter")
+    with HubServer(refuses_commits=True) as hub:
+        done = run(
+            [sys.executable, "recipes/s2t_t2t.py", *arguments, "--push_to_hub"],
+            check=False, HF_ENDPOINT=hub.endpoint, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1",
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "quota" in done.stderr.strip().splitlines()[-1]
+    for name in ("report.json", "plots.png", "resolved.yaml", "README.md", "adapter_model.safetensors"):
+        assert (output / name).stat().st_size > 0
+    assert "exact_answer on held-out questions" in (output / "README.md").read_text()
+    assert hub.commits == 0
 
 
 @pytest.mark.slow

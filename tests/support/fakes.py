@@ -54,7 +54,7 @@ class LengthRecognizer:
     set_size: ClassVar[int | None] = 4
 
     @classmethod
-    def from_arguments(cls, arguments: VerificationArguments) -> "LengthRecognizer":
+    def from_arguments(cls, arguments: VerificationArguments, language: str) -> "LengthRecognizer":
         return cls()
 
     def transcribe(self, clips: list[np.ndarray], allowed_sentences: list[str]) -> list[str]:

@@ -10,13 +10,17 @@ from typing import Any
 class HubServer:
     """Server on a free local port for the duration of a `with` block.
 
+    Args:
+        refuses_commits: answer every commit with an error.
+
     Attributes:
         endpoint: for HF_ENDPOINT.
         files: path in the repository -> content, of every commit so far.
         commits: how many commits were made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, refuses_commits: bool = False) -> None:
+        self.refuses_commits = refuses_commits
         self.files: dict[str, bytes] = {}
         self.repositories: set[str] = set()
         self.commits = 0
@@ -65,6 +69,8 @@ class HubServer:
         if "/preupload/" in path:
             asked = json.loads(body)["files"]
             return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]}, 200
+        if "/commit/" in path and self.refuses_commits:
+            return {"error": "storage quota exceeded"}, 403
         if "/commit/" in path:
             for line in body.splitlines():
                 entry = json.loads(line)

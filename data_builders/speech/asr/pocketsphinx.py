@@ -65,7 +65,7 @@ class PocketsphinxRecognizer:
             self._pronunciations.setdefault(word, []).append(line)
 
     @classmethod
-    def from_arguments(cls, arguments: VerificationArguments) -> "PocketsphinxRecognizer":
+    def from_arguments(cls, arguments: VerificationArguments, language: str) -> "PocketsphinxRecognizer":
         return cls()
 
     def transcribe(self, clips: list[np.ndarray], allowed_sentences: list[str]) -> list[str]:

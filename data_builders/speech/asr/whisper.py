@@ -22,7 +22,7 @@ class WhisperRecognizer:
     name = "whisper"
     set_size: ClassVar[int | None] = None  # transcribes freely
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, language: str = "en") -> None:
         on_gpu = torch.cuda.is_available()
         self._pipeline = pipeline(
             "automatic-speech-recognition",
@@ -32,11 +32,13 @@ class WhisperRecognizer:
         )
         # English-only checkpoints (*.en) refuse both options.
         multilingual = self._pipeline.model.generation_config.is_multilingual
-        self._generate = {"language": "en", "task": "transcribe"} if multilingual else {}
+        if not multilingual and language != "en":
+            raise ValueError(f"recognizer_model {model} knows English alone, and language is {language!r}")
+        self._generate = {"language": language, "task": "transcribe"} if multilingual else {}
 
     @classmethod
-    def from_arguments(cls, arguments: VerificationArguments) -> "WhisperRecognizer":
-        return cls(arguments.recognizer_model)
+    def from_arguments(cls, arguments: VerificationArguments, language: str) -> "WhisperRecognizer":
+        return cls(arguments.recognizer_model, language)
 
     def transcribe(self, clips: list[np.ndarray], allowed_sentences: list[str]) -> list[str]:
         """Return a transcript of each clip (n,) at 16 kHz; `allowed_sentences` are not used."""

@@ -372,6 +372,7 @@ def test_a_shard_whose_clips_were_all_rejected_needs_no_recognizer(tmp_path, mon
         ({"speech_engine": "festival"}, "speech_engine: unknown 'festival'"),
         ({"recognizer": "ears"}, "recognizer: unknown 'ears'"),
         ({"augmentations": ["rain"]}, "augmentations: unknown 'rain'"),
+        ({"language": "de", "recognizer": "pocketsphinx"}, "recognizer pocketsphinx knows English alone"),
     ],
 )
 def test_an_unknown_name_is_refused_before_anything_is_made(questions_file, tmp_path, changes, message):

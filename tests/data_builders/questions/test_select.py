@@ -58,7 +58,7 @@ def test_the_filter_agrees_with_human_labels():
         ("| a | b |\n| 1 | 2 |\nWhich is more?", "table"),
         ("Which one? (A) this (B) that", "options"),
         ("The capital of France is ____.", "blank"),
-        ("Was kostet ein Fahrrad in Deutschland im Durchschnitt?", "not_english"),
+        ("Was kostet ein Fahrrad in Deutschland im Durchschnitt?", "other_language"),
         ("Tell me " + "very " * 60 + "much", "too_long"),
         ("Why is 12345678901 a prime?", "numbers"),
     ],
@@ -184,3 +184,25 @@ def test_an_empty_selection_is_refused_with_its_reasons(tmp_path):
     with pytest.raises(ValueError, match=r"no question is left; dropped: .*'too_short': 1"):
         make(tmp_path, [{"question": "Well?"}])
     assert not list((tmp_path / "data" / "selections").glob("*/"))
+
+
+@pytest.mark.parametrize(
+    ("question", "language", "reason"),
+    [
+        ("Was kostet ein Fahrrad in Deutschland im Durchschnitt?", "de", None),
+        ("What is the average price of a bicycle in Germany?", "de", "other_language"),
+        ("Сколько стоит велосипед в Германии в среднем?", "ru", None),
+        ("北京今天的天气怎么样？", "zh", None),
+        ("北京今天的天气怎么样？", "en", "other_language"),
+        ("Was macht print(sorted(x)) in Python?", "de", "code"),
+    ],
+)
+def test_questions_of_another_language_are_kept_on_demand(question, language, reason):
+    """Prevents: a data set in German of which every row is "not English", with no way out."""
+    assert SpeakabilityFilter(60, 25, language).find_reason(question) == reason
+
+
+def test_text_is_normalized_in_its_language():
+    """Prevents: German numbers that are read out in English."""
+    assert normalize_for_tts("Was ist 25 + 17?", "de") == "Was ist 25 + 17?"
+    assert "二十五" in normalize_for_tts("25加17等于多少？", "zh")

@@ -108,7 +108,10 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_weights_of_one_
                 continue
             assert code in CODES[number]
             assert last_step(folder) <= STEPS
-            assert not hub.files
+            if hub.files:  # killed after the push, which is the last thing that a run does
+                assert (folder / "report.json").exists()
+                assert after_last_step
+                hub.files.clear()
             sent += 1
             in_tail += after_last_step
         assert start(folder, data, hub).wait(timeout=600) == 0
