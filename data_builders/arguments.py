@@ -185,6 +185,7 @@ class PipelineArguments:
     output_dir: str = HfArg(default="outputs/data/built", help="The data set: parquet, card, pictures, manifest.")
     cache_dir: str = HfArg(default="outputs/data", help="Folder of the caches of finished answers, clips and checks.")
     overwrite_output_dir: bool = HfArg(default=False, help="Replace another data set in `output_dir`.")
+    dry_run: bool = HfArg(default=False, help="Show what would be built, and make nothing.")
     max_shard_size: str = HfArg(default="500MB", help="Size of a parquet shard, the unit of work: 500MB or 2GB.")
     workers: int = HfArg(default=1, help="Processes of this machine, or tasks of a cluster.")
     shard: str = HfArg(
@@ -255,6 +256,7 @@ class DataArguments(VoiceArguments):
     answer_max_new_tokens: int = HfArg(
         default=256, help="Longest answer of the teacher and of the evaluated student, in tokens."
     )
+    dry_run: bool = HfArg(default=False, help="Show rows as the student reads them, and the plan; make nothing.")
     speech_column: str = HfArg(default="speech", help="Recording that the student trains on: speech or noisy_speech.")
 
     def __post_init__(self) -> None:

@@ -23,6 +23,8 @@ from data_builders.pipeline.assemble import read_manifest
 from data_builders.pipeline.build import build_dataset
 from data_builders.pipeline.executors import die_with_parent
 from data_builders.pipeline.outcome_table import show_outcomes
+from data_builders.pipeline.preview import preview_questions
+from data_builders.speech.recordings import recordings_per_split
 from trainer_ext.command_line import run_command
 from trainer_ext.parser import RecipeParser
 
@@ -39,6 +41,9 @@ def main() -> None:
     print(f"questions  {settings.questions.questions}")
     print(f"teacher    {settings.answers.teacher_model_name_or_path or 'none: answers of the source'}")
     print(f"voices     {settings.speech.speech_engine}: {', '.join(settings.speech.train_voices)}", flush=True)
+    if settings.pipeline.dry_run:
+        show_preview(settings)
+        return
     folder = build_dataset(settings)
     if folder is None:  # other machines, or a queue, are still working
         return
@@ -47,6 +52,17 @@ def main() -> None:
     show_outcomes(manifest["counts"])
     rows = ", ".join(f"{count} {split}" for split, count in manifest["rows"].items())
     print(f"{folder}: {rows} rows")
+
+
+def show_preview(settings: BuildSettings) -> None:
+    """Print counts, reasons, estimated speech and three rows; nothing is made."""
+    recordings = recordings_per_split(settings.speech)
+    preview = preview_questions(settings.questions, recordings)
+    show_outcomes({"questions": preview.counts})
+    spoken = preview.speech_seconds * [recordings[row["split"] != "train"] for row in preview.rows]
+    print(f"about {spoken.sum() / 3600:.1f} h of speech; longest question {preview.speech_seconds.max():.0f} s")
+    for row in preview.rows[:3]:
+        print(f"  {row['split']}, {' '.join(row['channels'])}: {row['question']!r}, read out {row['spoken_text']!r}")
 
 
 if __name__ == "__mp_main__":  # a process that datatrove has started

@@ -22,14 +22,16 @@ import yaml
 from accelerate import PartialState
 from huggingface_hub import whoami
 from peft import PeftConfig
+from transformers import AutoConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data_builders.answers.fingerprint import fingerprint_model
-from data_builders.arguments import DataArguments, SoftTargetArguments
+from data_builders.arguments import DataArguments, QuestionArguments, SoftTargetArguments
 from data_builders.pairs import locate_pairs, read_pairs
 from data_builders.pipeline.assemble import MANIFEST, read_manifest
 from data_builders.pipeline.outcome_table import show_outcomes
+from data_builders.pipeline.preview import preview_questions
 from data_builders.storage.atomic import write_atomic
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.checkpoints.complete import find_corruption
@@ -44,10 +46,13 @@ from trainer_ext.loading.teacher import load_teacher
 from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
 from trainer_ext.memory.callback import MemoryCallback
 from trainer_ext.memory.from_trainer import plan_training
+from trainer_ext.memory.plan import Lengths, plan_run
+from trainer_ext.memory.table import show_plan
 from trainer_ext.parser import RecipeParser
+from trainer_ext.preview import show_prompts
 from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
 from trainer_ext.resumable_trainer import seconds_per_step
-from trainer_ext.row_validation import PromptLength
+from trainer_ext.row_validation import PromptLength, check_rows
 from trainer_ext.students.base import StudentFamily
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
@@ -69,7 +74,8 @@ def main() -> None:
     parser.check_named_together("questions", "teacher_model_name_or_path", LAB_TEACHER)
     resume = read_resume(training.resume_from_checkpoint)
     check_before_work(training, resume)
-    claim_output_dir(training.output_dir, resume is not None, training.overwrite_output_dir)
+    if not data.dry_run:
+        claim_output_dir(training.output_dir, resume is not None, training.overwrite_output_dir)
 
     state = PartialState()
     if state.is_main_process:
@@ -80,6 +86,9 @@ def main() -> None:
     family = load_student_family(model.model_name_or_path, model.model_revision)
     peft_config = load_peft_config(model, family)  # its errors come before the data
     check = PromptLength(family, training.max_length)
+    if data.dry_run:
+        show_preview(model, data, training, family, check)
+        return
     with state.main_process_first(), without_zero3_init(training):
         share = 0.0 if training.strict else training.max_rejected_share
         name = locate_pairs(data, model.teacher, check, share)
@@ -145,6 +154,40 @@ def show_header(parser: RecipeParser, model: ModelArguments, training: CrossModa
             "dtype: float32 (bf16: true computes in bfloat16 all the same)"
         )
     print(f"device   {training.device}, {training.world_size} process{'es' if training.world_size > 1 else ''}")
+
+
+def show_preview(
+    model: ModelArguments,
+    data: DataArguments,
+    training: CrossModalDistillConfig,
+    family: StudentFamily,
+    check: PromptLength,
+) -> None:
+    """Print counts, reasons, three rows as the student reads them, tokens and the memory plan; nothing is made."""
+    if data.dataset_name is None:
+        questions = QuestionArguments(questions=data.questions, filter_unspeakable=False)
+        preview = preview_questions(questions, (1, 1), check)
+        counts, rows, seconds = preview.counts, preview.rows, list(preview.speech_seconds)
+    else:
+        split = read_pairs(data.dataset_name, data.speech_column)["train"]
+        rows = list(split.select_columns([c for c in split.column_names if not c.endswith("speech")]))
+        codes = [entry.code for entry in check_rows(split, family, None, training.channels, training.hard_targets,
+                                                    training.max_length).rejected.values()]  # fmt: skip
+        counts = {"read": len(rows), "kept": len(rows) - len(codes), **collections.Counter(codes)}
+        seconds = [row["speech_seconds"] or 0.0 for row in rows]
+    show_outcomes({"questions": counts})
+    prompts = show_prompts(rows, seconds, family, training.channels)
+    longest = [prompt + data.answer_max_new_tokens for prompt in prompts.values()]
+    many = training.per_device_train_batch_size
+    lengths = Lengths(
+        tokens=many * sum(longest), scored=many * len(longest) * data.answer_max_new_tokens, questions=many,
+        teacher_tokens=many * max(longest), teacher_scored=many * data.answer_max_new_tokens,
+        input_bytes=many * round(float(max(seconds)) * family.feature_bytes_per_second),
+    )  # fmt: skip
+    teacher = None
+    if training.teacher_kind == "model":
+        teacher = AutoConfig.from_pretrained(model.teacher_model_name_or_path, revision=model.teacher_model_revision)
+    show_plan(plan_run(model, training, family, family.config, teacher, lengths))
 
 
 def show_left_out(trainer: CrossModalDistillTrainer, data: Path, output: Path) -> None:

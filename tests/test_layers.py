@@ -25,7 +25,7 @@ trainer_ext.students
 trainer_ext.teachers
 trainer_ext.collator trainer_ext.pair_batch trainer_ext.channel_meter trainer_ext.length_sampler
 trainer_ext.arguments trainer_ext.progress trainer_ext.run_identity trainer_ext.command_line
-trainer_ext.parser
+trainer_ext.parser trainer_ext.preview
 trainer_ext.row_validation trainer_ext.loading trainer_ext.hub
 trainer_ext.resumable_trainer
 trainer_ext.trainer

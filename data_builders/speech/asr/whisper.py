@@ -31,7 +31,8 @@ class WhisperRecognizer:
             dtype=torch.float16 if on_gpu else torch.float32,
         )
         # English-only checkpoints (*.en) refuse both options.
-        multilingual = self._pipeline.model.generation_config.is_multilingual
+        config = self._pipeline.model.generation_config.to_dict()
+        multilingual = config.get("is_multilingual", "lang_to_id" in config)
         if not multilingual and language != "en":
             raise ValueError(f"recognizer_model {model} knows English alone, and language is {language!r}")
         self._generate = {"language": language, "task": "transcribe"} if multilingual else {}
