@@ -21,7 +21,7 @@ from data_builders.arguments import (
 )
 from data_builders.pipeline.assemble import read_manifest
 from data_builders.pipeline.build import build_dataset
-from data_builders.pipeline.executors import die_with_parent
+from data_builders.pipeline.executors import die_with_starter
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.pipeline.preview import preview_questions
 from data_builders.speech.recordings import recordings_per_split
@@ -66,6 +66,6 @@ def show_preview(settings: BuildSettings) -> None:
 
 
 if __name__ == "__mp_main__":  # a process that datatrove has started
-    die_with_parent()
+    die_with_starter()
 if __name__ == "__main__":
     run_command(main)

@@ -76,6 +76,7 @@ def test_a_clones_recipes_train_with_the_installed_wheel(installed, tmp_path):
     """Prevents: a recipe that needs files of the repository which the wheel lacks, hidden by editable installs."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
     words = ["--questions", str(write_every(20, tmp_path / "questions.jsonl")), "--max_steps", "3"]
+    words += ["--teacher_model_name_or_path", "recipes/tiny_lab/teacher"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["HF_HUB_OFFLINE"] = "1"
     command = [installed, "recipes/s2t_t2t.py", *words, "--output_dir", "outputs/run", "--cache_dir", "outputs/data"]

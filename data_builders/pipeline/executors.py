@@ -55,6 +55,16 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def die_with_starter() -> None:
+    """`die_with_parent` for a process that datatrove has started, whose parent may have died during its imports."""
+    from multiprocess import parent_process
+
+    die_with_parent()
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
+
+
 def run_shares(share: Share, arguments: PipelineArguments, finish: Callable[[], None], logs: Path) -> None:
     """Run all shares of this machine, then `finish`.
 
@@ -91,6 +101,7 @@ def run_locally(task: ShareTask, arguments: PipelineArguments, _: Callable[[], N
     from datatrove.executor import LocalPipelineExecutor
 
     silence_datatrove()
+    os.register_at_fork(after_in_child=die_with_parent)  # datatrove's manager is a fork
     LocalPipelineExecutor(
         [partial(run_on_own_cores, task)],
         tasks=arguments.workers,

@@ -9,7 +9,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from tests.support.lab import LAB, ROOT, write_questions
+from tests.support.lab import LAB, ROOT, TEACHER, write_questions
 from tests.support.processes import TORCHRUN, run
 from tests.support.tiny_omni import read_weights
 
@@ -32,7 +32,8 @@ def uneven_questions(tmp_path_factory) -> str:
 def train(uneven_questions, tmp_path):
     def start(processes: int, name: str, *words: str, script: str = "recipes/s2t_t2t.py") -> Path:
         output = tmp_path / name
-        shared = ["--questions", uneven_questions, "--cache_dir", str(tmp_path / "data")]
+        shared = ["--questions", uneven_questions, "--teacher_model_name_or_path", TEACHER]
+        shared += ["--cache_dir", str(tmp_path / "data")]
         shared += ["--recordings_per_question", "1", "--output_dir", str(output), *IN_ORDER]
         launcher = ["python"] if processes == 1 else [*TORCHRUN, str(processes)]
         run([*launcher, script, *shared, *words], DS_ACCELERATOR="cpu")

@@ -465,8 +465,8 @@ def test_a_build_killed_alone_takes_its_workers_with_it(questions_file, tmp_path
     assert len(workers) >= 2
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60  # those that are still importing end after it
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     left = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in workers if Path(f"/proc/{pid}").exists()]
-    assert left == []
+    assert left == [], left
