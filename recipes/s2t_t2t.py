@@ -35,7 +35,7 @@ from data_builders.pipeline.preview import preview_questions
 from data_builders.storage.atomic import write_atomic
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.checkpoints.complete import find_corruption
-from trainer_ext.checkpoints.output_dir import claim_output_dir
+from trainer_ext.checkpoints.output_dir import claim_output_dir, replace_earlier_run
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.evaluators import EVALUATORS
 from trainer_ext.evaluation.plots import plot_run
@@ -103,6 +103,9 @@ def main() -> None:
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
     show_progress(trainer, memory)
     before = score(trainer, test, data)
+    if training.overwrite_output_dir and state.is_main_process:
+        replace_earlier_run(Path(training.output_dir))
+    state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=resume)
     after = score(trainer, test, data)
 

@@ -1,7 +1,11 @@
 """Arguments of a run's training and models, with the paper's values as defaults."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from transformers import get_scheduler
 from transformers.hf_argparser import HfArg
 from trl import ModelConfig, SFTConfig
 
@@ -59,6 +63,7 @@ class CrossModalDistillConfig(SFTConfig):
     def __post_init__(self) -> None:
         self._check_loss()
         self._check_unsupported()
+        self._check_schedule()
         # The collator encodes rows; TRL's own preparation would look for text columns.
         self.remove_unused_columns = False
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}  # type: ignore[has-type]
@@ -87,6 +92,25 @@ class CrossModalDistillConfig(SFTConfig):
         check_channels(self.channels, "channels")
         if not 0 <= self.max_rejected_share < 1:
             raise ValueError(f"max_rejected_share is in [0, 1), got {self.max_rejected_share}")
+
+    def _check_schedule(self) -> None:
+        """Raise ValueError for a batch, a number of steps or a schedule that would fail after data and models."""
+        for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.max_steps == 0:
+            raise ValueError("max_steps must be above 0, or -1 for num_train_epochs")
+        if self.optim_target_modules and not any(name in str(self.optim) for name in ("galore", "apollo")):
+            raise ValueError(f"optim_target_modules is for galore and apollo optimizers, and optim is {self.optim}")
+        settings: Any = self.lr_scheduler_kwargs
+        if isinstance(settings, str):  # as typed; the base class will read it
+            settings = json.loads(settings)
+        if settings:
+            optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+            try:
+                get_scheduler(self.lr_scheduler_type, optimizer, 1, 2, dict(settings))
+            except TypeError as error:
+                raise ValueError(f"lr_scheduler_kwargs: {error}") from error
 
     def _check_unsupported(self) -> None:
         """Raise ValueError for arguments of the base classes that this trainer does not support."""

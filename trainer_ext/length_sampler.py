@@ -40,8 +40,9 @@ class ResumableRebalanceSampler(BatchRebalanceSampler):
         epoch: returns the current epoch, from 0.
     """
 
-    def __init__(self, sampler: BatchRebalanceSampler, epoch: Callable[[], int]) -> None:
+    def __init__(self, sampler: BatchRebalanceSampler, seed: int, epoch: Callable[[], int]) -> None:
         self.__dict__.update(sampler.__dict__)
+        self.seed = seed  # the Trainer leaves the default
         self.current_epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:

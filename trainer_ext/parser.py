@@ -84,7 +84,8 @@ class RecipeParser(TrlParser):
 
     def check_named_together(self, typed: str, named: str, reason: str) -> None:
         """Raise ValueError if `typed` was typed, and `named` comes from the default config, which nobody named."""
-        if self.uses_default_config and typed in self.typed and named not in self.typed:
+        given = typed in self.typed and bool(self.resolved.get(typed))
+        if self.uses_default_config and given and named not in self.typed:
             raise ValueError(f"{typed} without --config: {reason}. Name a recipe by --config, or --{named}")
 
     def describe_source(self) -> str:

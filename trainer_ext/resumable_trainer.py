@@ -54,6 +54,11 @@ class ResumableTrainer(SFTTrainer):
             ValueError: the checkpoint is not complete, or is of another run; names the keys that differ.
             TrainingStopped: SIGTERM or SIGINT arrived; the step has ended and a checkpoint is saved.
         """
+        if len(self.get_train_dataloader()) == 0:
+            raise ValueError(
+                f"{len(self.train_dataset)} rows make no batch of {self.args.per_device_train_batch_size} per process: "
+                "lower per_device_train_batch_size, or leave out dataloader_drop_last"
+            )
         checkpoint = resolve_resume(resume_from_checkpoint, self.args.output_dir, self.identity, self.is_sharded)
         if checkpoint is not None:
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
@@ -101,6 +106,8 @@ class ResumableTrainer(SFTTrainer):
             ValueError: the best checkpoint is damaged.
         """
         best = self.state.best_model_checkpoint
+        if not Path(best).is_dir():  # the run's folder has another name now
+            best = self.state.best_model_checkpoint = str(Path(self.args.output_dir) / Path(best).name)
         if fault := find_corruption(Path(best)):
             raise ValueError(f"the best checkpoint {best} cannot be loaded: {fault}")
         if self.is_sharded:

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -22,6 +23,7 @@ REQUIRED_COLUMNS = ("id", "system", "question", "channels")
 BY_LENGTH = ("group_by_length", "batch_rebalance")  # values of `train_sampling_strategy`
 STAGE = "training"
 ROWS_NAMED = 200  # in an error
+SAMPLED_BYTES = 64  # at the end of every clip, by which another recording of the same size is told
 
 
 @dataclass
@@ -46,6 +48,7 @@ def check_rows(
     channels: list[str],
     hard_targets: str,
     max_length: int | None = None,
+    every_channel: bool = True,
 ) -> CheckedRows:
     """Validate a data set for a run; clips are not decoded here.
 
@@ -66,10 +69,10 @@ def check_rows(
         )
     if teacher is not None:
         teacher.check_student(student)
-    clip_bytes = count_clip_bytes(dataset) if needs_speech else [0] * len(dataset)
+    clips = sample_clips(dataset) if needs_speech else [(0, "")] * len(dataset)
     checked, digest = CheckedRows(), hashlib.sha256()
     trained = dict.fromkeys(channels, 0)
-    for row, size in zip(dataset.select_columns([c for c in wanted if c != "speech"]), clip_bytes, strict=True):
+    for row, (size, sample) in zip(dataset.select_columns([c for c in wanted if c != "speech"]), clips, strict=True):
         try:
             length, used = check_row(row, size, student, teacher, channels, response_column, max_length)
         except RowRejected as error:
@@ -78,12 +81,14 @@ def check_rows(
             continue
         checked.lengths.append(length)
         if used:
-            digest.update(json.dumps([list(row.values()), size]).encode())
+            digest.update(json.dumps([list(row.values()), size, sample]).encode())
         for channel in used:
             trained[channel] += 1
     checked.digest = digest.hexdigest()[:16]
+    if not any(trained.values()):
+        every_channel = True
     for channel, count in trained.items():
-        if count == 0:
+        if count == 0 and every_channel:
             raise ValueError(
                 f"no row of the data set trains channel {channel!r}, which the run's channels ask for. Build the data "
                 f"set with it, or run with channels without {channel!r}.{describe_rejected(checked.rejected)}"
@@ -147,12 +152,26 @@ def count_tokens(
     return length
 
 
-def count_clip_bytes(dataset: Dataset) -> list[int]:
-    """Return the size of every clip's file without copying it; 0 for none, 1 for a clip that is stored as a path."""
+def sample_clips(dataset: Dataset) -> list[tuple[int, str]]:
+    """Return the size of every clip and its last bytes in hexadecimal, without copying the clips.
+
+    0 is a clip that is missing. Of a clip that is stored as a path: 1, and the path with the file's size and time.
+    """
     column = dataset.select_columns("speech").with_format("arrow")[:]["speech"]
-    lengths = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), 0)
-    by_path = pc.fill_null(pc.binary_length(pc.struct_field(column, "path")), 0)
-    return [length or min(path, 1) for length, path in zip(lengths.to_pylist(), by_path.to_pylist(), strict=True)]
+    content = pc.struct_field(column, "bytes")
+    sizes = pc.fill_null(pc.binary_length(content), 0).to_pylist()
+    tails = pc.binary_slice(content, -SAMPLED_BYTES, None).to_pylist()
+    paths = pc.struct_field(column, "path").to_pylist()
+    return [
+        (size, tail.hex()) if size else (1, describe_file(path)) if path else (0, "")
+        for size, tail, path in zip(sizes, tails, paths, strict=True)
+    ]
+
+
+def describe_file(path: str) -> str:
+    """Return a file's path, size and time; a missing file is found where it is read."""
+    file = Path(path)
+    return f"{path} {file.stat().st_size} {file.stat().st_mtime_ns}" if file.is_file() else path
 
 
 def check_clip(row: Mapping[str, Any], length_bytes: int, max_seconds: float) -> None:
@@ -175,9 +194,16 @@ def check_clip(row: Mapping[str, Any], length_bytes: int, max_seconds: float) ->
 
 
 def prepare_rows(
-    dataset: Dataset, student: StudentEncoder, teacher: TeacherEncoder | None, args: CrossModalDistillConfig
+    dataset: Dataset,
+    student: StudentEncoder,
+    teacher: TeacherEncoder | None,
+    args: CrossModalDistillConfig,
+    every_channel: bool = True,
 ) -> tuple[Dataset, CheckedRows]:
     """Validate a data set and keep the rows that train at least one channel of the run.
+
+    Args:
+        every_channel: the rows together must train all channels of the run; those of an evaluation need not.
 
     Returns:
         The rows, with a column of lengths where the sampler groups by it, and the validation's result, its lengths
@@ -191,7 +217,7 @@ def prepare_rows(
         raise ValueError("a streaming data set is refused: every row is checked before training. Load it whole")
     if not len(dataset):
         raise ValueError("the data set has no rows")
-    checked = check_rows(dataset, student, teacher, args.channels, args.hard_targets, args.max_length)
+    checked = check_rows(dataset, student, teacher, args.channels, args.hard_targets, args.max_length, every_channel)
     limit = 0.0 if args.strict else args.max_rejected_share
     if len(checked.rejected) > limit * len(dataset):
         raise ValueError(
@@ -202,6 +228,9 @@ def prepare_rows(
     column = args.length_column_name
     if args.train_sampling_strategy in BY_LENGTH and column not in dataset.column_names:
         dataset = dataset.add_column(column, checked.lengths)
+    if args.train_sampling_strategy in BY_LENGTH:  # the order of the rows depends on the column, which may be theirs
+        order = hashlib.sha256(json.dumps([checked.digest, list(dataset[column])]).encode())
+        checked.digest = order.hexdigest()[:16]
     kept = [number for number, length in enumerate(checked.lengths) if length]
     if len(kept) < len(dataset):
         dataset = dataset.select(kept)

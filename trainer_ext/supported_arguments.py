@@ -39,6 +39,8 @@ REFUSED: dict[str, str] = {
     "eval_packing": "the student packs the rows of a batch itself",
     "pad_to_multiple_of": "the student packs the rows of a batch itself, so there is no padding",
     "label_names": _OUR_COLLATOR,
+    "dataloader_persistent_workers": "an evaluation would be given the rows of an earlier one",
+    "auto_find_batch_size": "the batch would change in the middle of a run; recipes/plan_memory.py plans one",
     "ignore_data_skip": "a resumed run would see some rows twice and others never",
     # Tokenizer and model
     "chat_template_path": "student and teacher are asked by their own chat templates",
@@ -84,12 +86,12 @@ BASE_CLASSES = names(
     lr_scheduler_type lr_scheduler_kwargs warmup_steps optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon
     optim_target_modules max_grad_norm tf32 activation_checkpointing_kwargs gradient_checkpointing
     gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
-    auto_find_batch_size logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter
+    logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter
     include_num_input_tokens_seen log_level log_level_replica report_to run_name project trackio_space_id
     trackio_bucket_id trackio_static_space_id eval_steps eval_delay per_device_eval_batch_size eval_on_start
     save_only_model save_steps save_on_each_node hub_revision metric_for_best_model greater_is_better
     restore_callback_states_from_checkpoint full_determinism use_cpu accelerator_config dataloader_drop_last
-    dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
+    dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order ddp_find_unused_parameters ddp_bucket_cap_mb
     ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp_config debug skip_memory_metrics local_rank
     activation_offloading learning_rate save_strategy hub_model_id hub_private_repo

@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig
-from trainer_ext.channel_meter import ChannelMeter
+from trainer_ext.channel_meter import PARTS, ChannelMeter
 from trainer_ext.collator import PairCollator
 from trainer_ext.hub.model_card import RunFacts, write_model_card
 from trainer_ext.length_sampler import LengthGroupedSampler, ResumableRebalanceSampler
@@ -86,8 +86,9 @@ class CrossModalDistillTrainer(ResumableTrainer):
         self.family, self.teacher = family, teacher
         encoder = None if teacher is None else teacher.encoder
         train_dataset, self.checked_rows = prepare_rows(train_dataset, family, encoder, args)
-        identity = describe_run(args, model, peft_config, teacher, self.checked_rows.digest)
+        identity = describe_run(args, model, next(iter(given), None), teacher, self.checked_rows.digest)
         eval_dataset = prepare_eval_rows(eval_dataset, family, encoder, args)
+        check_best_metric(args, eval_dataset)
         super().__init__(
             model=model,
             args=args,
@@ -101,7 +102,7 @@ class CrossModalDistillTrainer(ResumableTrainer):
         self.add_checkpoint_callbacks(identity)
         self.is_adapted = isinstance(self.model, PeftModel)
         base_model = self.model.get_base_model() if self.is_adapted else self.model
-        check_trained_parameters(base_model, family)
+        check_trained_parameters(base_model, family, self.is_adapted)
         install_distill_forward(base_model, family.packed_inputs)
         for parameter in self.model.parameters():
             # TRL casts adapters of a quantized model to bfloat16, in which Adam's small steps are rounded away.
@@ -183,8 +184,12 @@ class CrossModalDistillTrainer(ResumableTrainer):
         """Return the data loader of an evaluation; rows that are given here are validated like those of training."""
         if isinstance(eval_dataset, Dataset) and eval_dataset not in self._validated_eval_datasets():
             encoder = None if self.teacher is None else self.teacher.encoder
-            eval_dataset, _ = prepare_rows(eval_dataset, self.family, encoder, self.args)
-        return super().get_eval_dataloader(eval_dataset)
+            eval_dataset = prepare_eval_rows(eval_dataset, self.family, encoder, self.args)
+        drops_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False  # every row is evaluated
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drops_last
 
     def _validated_eval_datasets(self) -> list[Dataset]:
         known = self.eval_dataset
@@ -192,11 +197,11 @@ class CrossModalDistillTrainer(ResumableTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """Return a sampler whose order depends on seed and epoch alone; see length_sampler.py."""
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         if self.args.train_sampling_strategy != "group_by_length":
             sampler = super()._get_train_sampler(train_dataset)
             is_rebalance = isinstance(sampler, BatchRebalanceSampler)
-            return ResumableRebalanceSampler(sampler, self._current_epoch) if is_rebalance else sampler
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return ResumableRebalanceSampler(sampler, seed, self._current_epoch) if is_rebalance else sampler
         rows_per_group = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LengthGroupedSampler(
             self.train_dataset[self.args.length_column_name],
@@ -217,10 +222,23 @@ class CrossModalDistillTrainer(ResumableTrainer):
             write_model_card(folder, replace(self.run_facts, repository=repository), self.args, self.family)
 
 
+def check_best_metric(args: CrossModalDistillConfig, eval_dataset: Dataset | Mapping[str, Dataset] | None) -> None:
+    """Raise ValueError for a `metric_for_best_model` that no evaluation gives; names those that one gives."""
+    if args.metric_for_best_model is None or args.eval_strategy == "no":
+        return
+    prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, Mapping) else [""]
+    parts = ["loss", *(f"{channel}/{part}" for channel in args.channels for part in PARTS)]
+    known = [f"eval_{prefix}{part}" for prefix in prefixes for part in parts]
+    if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" not in known:
+        raise ValueError(f"metric_for_best_model {args.metric_for_best_model!r} is none of {', '.join(known)}")
+
+
 def prepare_eval_rows(
     eval_dataset: Dataset | Mapping[str, Dataset] | None, family: StudentFamily, encoder: Any, args: Any
 ) -> Any:
     """Validate the rows of one data set, or of several by name; see `prepare_rows`."""
     if isinstance(eval_dataset, Mapping):
-        return {name: prepare_rows(rows, family, encoder, args)[0] for name, rows in eval_dataset.items()}
-    return None if eval_dataset is None else prepare_rows(eval_dataset, family, encoder, args)[0]
+        return {name: prepare_eval_rows(rows, family, encoder, args) for name, rows in eval_dataset.items()}
+    if eval_dataset is None:
+        return None
+    return prepare_rows(eval_dataset, family, encoder, args, every_channel=False)[0]

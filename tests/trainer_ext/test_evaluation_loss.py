@@ -29,6 +29,32 @@ def test_the_loss_does_not_depend_on_the_batch_size_and_is_the_sum_of_its_parts(
     assert metrics["eval_loss"] == pytest.approx(sum_of_parts(metrics), rel=1e-6)
 
 
+def test_rows_of_one_channel_are_evaluated_and_none_is_dropped(make_trainer, pairs):
+    """Prevents: a run of both channels that cannot look at text and speech apart; NaN for fewer rows than a batch."""
+    rows = {c: pairs["test"].select(range(5)).map(lambda row, c=c: {"channels": [c]}) for c in ("t2t", "s2t")}
+    trainer = make_trainer(eval_dataset=rows, per_device_eval_batch_size=8, dataloader_drop_last=True)
+    metrics = trainer.evaluate()
+    for channel in rows:
+        parts = metrics[f"eval_{channel}_{channel}/ce"] + 2 * metrics[f"eval_{channel}_{channel}/kl"]
+        assert metrics[f"eval_{channel}_loss"] == pytest.approx(parts, rel=1e-6)
+
+
+def test_a_metric_that_no_evaluation_gives_is_named_before_training(make_trainer, pairs):
+    """Prevents: a KeyError at the first evaluation, hours into a run."""
+    with pytest.raises(ValueError, match="metric_for_best_model 'accuracy' is none of eval_loss, eval_t2t/ce"):
+        make_trainer(
+            eval_dataset=pairs["test"], eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
+            load_best_model_at_end=True, metric_for_best_model="accuracy",
+        )  # fmt: skip
+
+
+def test_rows_that_make_no_batch_stop_the_run(make_trainer, pairs):
+    """Prevents: an untouched adapter, reported as a finished run of no steps."""
+    trainer = make_trainer(dataloader_drop_last=True, per_device_train_batch_size=1000)
+    with pytest.raises(ValueError, match="make no batch of 1000"):
+        trainer.train()
+
+
 def test_several_data_sets_have_parts_of_their_own(make_trainer, pairs):
     """Prevents: one `eval_t2t/ce` that the last data set overwrites."""
     few, more = pairs["test"].select(range(3)), pairs["test"].select(range(3, 9))

@@ -116,6 +116,10 @@ def test_a_teacher_that_ends_its_turns_otherwise_is_refused(make_trainer, teache
         ({"hard_targets": "silver"}, "hard_targets must be one of"),
         ({"hub_token": "hf_secret"}, "hub_token is refused"),
         ({"packing": True}, "packing"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be 1 or more"),
+        ({"max_steps": 0}, "max_steps must be above 0"),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"nonsense": 1}}, "lr_scheduler_kwargs: .*nonsense"),
+        ({"optim_target_modules": ["q_proj"]}, "optim_target_modules is for galore"),
         ({"trust_remote_code": True}, "trust_remote_code is refused"),
         (
             {"push_to_hub": True, "hub_strategy": "every_save"},

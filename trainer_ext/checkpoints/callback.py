@@ -6,10 +6,11 @@ from typing import Any
 
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
 
 from trainer_ext.checkpoints.complete import write_checksums
 from trainer_ext.checkpoints.identity import write_identity
+from trainer_ext.checkpoints.stop_signals import ends_epoch
 
 
 class CompleteCheckpointCallback(TrainerCallback):
@@ -21,6 +22,7 @@ class CompleteCheckpointCallback(TrainerCallback):
 
     def __init__(self, args: TrainingArguments, accelerator: Accelerator, identity: dict[str, Any]) -> None:
         self.accelerator, self.identity = accelerator, identity
+        self._deferred = False
         self.save_total_limit, args.save_total_limit = args.save_total_limit, None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -30,9 +32,13 @@ class CompleteCheckpointCallback(TrainerCallback):
             write_identity(Path(args.output_dir), self.identity)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if control.should_save and args.eval_strategy == IntervalStrategy.EPOCH and ends_epoch(state):
+            # A run resumed from here would begin the next epoch without the evaluation at the end of this one.
+            control.should_save, self._deferred = False, True
         self._remove_leftover(args, state, control)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_save, self._deferred = control.should_save or self._deferred, False
         self._remove_leftover(args, state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -13,12 +13,17 @@ def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
 
     Args:
         resumes: the run goes on from a checkpoint in it, if there is one.
-        overwrite: an earlier run in it is replaced; its checkpoints are deleted, other files stay or are replaced.
+        overwrite: an earlier run in it will be replaced, by `replace_earlier_run`.
 
     Raises:
-        ValueError: the folder cannot be written, or holds files of another run or of somebody else.
+        ValueError: both are asked for; the folder cannot be written, or holds files of another run or of somebody else.
     """
     folder = Path(output_dir)
+    if resumes and overwrite:
+        raise ValueError(
+            "resume_from_checkpoint and overwrite_output_dir exclude each other: one goes on with the run in "
+            "output_dir, the other deletes it"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -32,13 +37,13 @@ def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
     if is_run:
         delete_leftovers(folder)
     if overwrite:
-        delete_checkpoints(folder)
-    elif resumes and not is_run:
+        return
+    if resumes and not is_run:
         raise ValueError(
             f"{folder} is not empty and holds no run of this trainer (no {IDENTITY}): there is nothing to resume, and "
             "its files would be replaced: name another output_dir, or add --overwrite_output_dir true"
         )
-    elif not resumes:
+    if not resumes:
         ways = "--resume_from_checkpoint true to go on with it, " if is_run else ""
         raise ValueError(
             f"{folder} holds {'an earlier run' if is_run else 'other files'}: name another output_dir, or add {ways}"
@@ -55,8 +60,11 @@ def delete_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-def delete_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints of an earlier run; a folder of that name without a trainer's state is somebody else's."""
+def replace_earlier_run(folder: Path) -> None:
+    """Delete the checkpoints of an earlier run, once the new one is loaded; other files stay or are replaced.
+
+    A folder of that name without a run's identity is somebody else's.
+    """
     for checkpoint in folder.iterdir():
         if re.fullmatch(r"checkpoint-\d+", checkpoint.name) and (checkpoint / IDENTITY).is_file():
             shutil.rmtree(checkpoint)

@@ -32,6 +32,8 @@ def resolve_resume(
         for line in skipped:
             logger.warning(line)
         if checkpoint is None:
+            if read_identity(Path(output_dir)) is not None:
+                check_same_run(Path(output_dir), identity)
             logger.warning(f"no complete checkpoint in {output_dir}: training starts from the beginning")
             return None
     else:

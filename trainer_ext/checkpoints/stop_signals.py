@@ -14,6 +14,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+def ends_epoch(state: TrainerState) -> bool:
+    """Tell whether the step that was taken last is the last one of its epoch."""
+    epoch = state.epoch or 0.0
+    return epoch > 0 and abs(epoch - round(epoch)) < 1e-6
+
+
 class TrainingStopped(SystemExit):
     """Training ended by a signal, with a checkpoint; nothing after it may be reported, carded or pushed."""
 
@@ -61,12 +67,12 @@ class StopSignals(TrainerCallback):
         return self.received is not None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # An evaluation that is due takes place: it draws from the random state, and may be the best one.
         if self._agree():
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.received is not None:  # the step's end has saved
+        if self.received is not None and not ends_epoch(state):  # the step's end has saved
             control.should_save = control.should_evaluate = False
 
     def raise_if_stopped(self, state: TrainerState, checkpoint: str) -> None:

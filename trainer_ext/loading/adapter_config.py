@@ -1,12 +1,21 @@
 """LoRA configs that training, memory plan and exports treat right; all others are refused before training."""
 
+import dataclasses
 import re
 
 from peft import LoraConfig, PeftConfig, PeftType
 from torch import nn
 
 from trainer_ext.students.base import StudentArchitecture
+from trainer_ext.supported_arguments import default_of, names
 
+SUPPORTED = names(
+    """
+    r target_modules exclude_modules lora_alpha lora_dropout fan_in_fan_out use_rslora use_dora layers_to_transform
+    layers_pattern rank_pattern alpha_pattern task_type peft_type peft_version auto_mapping base_model_name_or_path
+    revision
+    """
+)
 INITIALIZATIONS = (True, False, "gaussian", "orthogonal")  # they leave the base weights as they are
 
 
@@ -18,8 +27,8 @@ def confine_target_modules(target_modules: str | list[str] | set[str] | None, fa
         if not re.fullmatch(r"\w+(\.\w+)*", target_modules):
             return target_modules  # a regex
         target_modules = [target_modules]
-    names = "|".join(re.escape(name) for name in sorted(target_modules))
-    return rf"(?:.*\.)?{re.escape(family.language_module)}\.(?:.*\.)?(?:{names})"
+    alternatives = "|".join(re.escape(name) for name in sorted(target_modules))
+    return rf"(?:.*\.)?{re.escape(family.language_module)}\.(?:.*\.)?(?:{alternatives})"
 
 
 def check_peft_config(config: PeftConfig) -> None:
@@ -43,16 +52,23 @@ def check_peft_config(config: PeftConfig) -> None:
             f"known are {', '.join(map(str, INITIALIZATIONS))}",
         ),
     }  # fmt: skip
-    if given := [f"{name} {value!r} is refused: {why}" for name, (value, why) in refused.items() if value]:
+    given = [f"{name} {value!r} is refused: {why}" for name, (value, why) in refused.items() if value]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in {*SUPPORTED, *refused} and value and value != default_of(field):
+            given.append(f"{field.name} is refused: training, memory plan or exports do not know it")
+    if given:
         raise ValueError("; ".join(given))
 
 
-def check_trained_parameters(model: nn.Module, family: StudentArchitecture) -> None:
+def check_trained_parameters(model: nn.Module, family: StudentArchitecture, adapted: bool) -> None:
     """Raise ValueError if parameters outside of the language model and the head would be trained: none gets a gradient.
 
-    Their output is detached (the audio tower's), or they are not in memory.
+    Their output is detached (the audio tower's), or they are not in memory. Adapters belong to the layers alone: an
+    export does not know them elsewhere.
     """
-    inside = (f"{family.language_module}.", f"{family.head_module}.")
+    whole = [f"{family.language_module}.", f"{family.head_module}."]
+    inside = [f"{family.language_module}.layers."] if adapted else whole
     outside = [
         name
         for name, parameter in model.named_parameters()
@@ -60,6 +76,7 @@ def check_trained_parameters(model: nn.Module, family: StudentArchitecture) -> N
     ]
     if outside:
         raise ValueError(
-            f"{len(outside)} parameters outside of the language model would be trained, and get no gradient there: "
+            f"{len(outside)} parameters outside of the language model's layers would be trained, and get no gradient "
+            "there or no export: "
             f"{', '.join(outside[:3])}. Confine lora_target_modules to {family.language_module}, or leave it out"
         )

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from trainer_ext.checkpoints.complete import find_corruption, write_checksums
 from trainer_ext.checkpoints.identity import read_identity
-from trainer_ext.checkpoints.output_dir import claim_output_dir
+from trainer_ext.checkpoints.output_dir import claim_output_dir, replace_earlier_run
 from trainer_ext.resumable_trainer import seconds_per_step
 
 TWO_SAVES = dict(max_steps=4, save_strategy="steps", save_steps=2, lr_scheduler_type="cosine")
@@ -86,6 +86,39 @@ def test_a_checkpoint_of_other_rows_student_or_adapter_is_refused(trained, pairs
         trained(peft_config=lora).train(resume_from_checkpoint=True)
 
 
+def test_other_clips_of_the_same_size_are_another_data_set(trained, pairs):
+    """Prevents: going on with the clips of another voice, recorded to files of the same length."""
+
+    def turn(row):
+        return {"speech": {"bytes": row["speech"]["bytes"][::-1], "path": None}}
+
+    with pytest.raises(ValueError, match="training rows is "):
+        trained(train_dataset=pairs["train"].map(turn)).train(resume_from_checkpoint=True)
+
+
+def test_a_run_without_checkpoints_is_not_replaced_by_another_one(make_trainer, student):
+    """Prevents: --resume_from_checkpoint true, given always, that overwrites the adapter of another run."""
+    make_trainer(model=copy.deepcopy(student), max_steps=1).train()
+    with pytest.raises(ValueError, match="is of another run: learning_rate"):
+        make_trainer(model=copy.deepcopy(student), max_steps=1, learning_rate=0.1).train(resume_from_checkpoint=True)
+    make_trainer(model=copy.deepcopy(student), max_steps=1).train(resume_from_checkpoint=True)
+
+
+def test_a_finished_run_in_a_renamed_folder_finds_its_best_checkpoint(make_trainer, pairs, student, tmp_path):
+    """Prevents: a run that cannot be reported again after its folder was moved."""
+    best = dict(
+        max_steps=3, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, save_total_limit=1,
+        load_best_model_at_end=True, greater_is_better=True, metric_for_best_model="eval_loss", learning_rate=5e-3,
+        eval_dataset=pairs["test"].select(range(4)),
+    )  # fmt: skip
+    first = make_trainer(model=copy.deepcopy(student), **best)
+    first.train()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    again = make_trainer(model=copy.deepcopy(student), output_dir=str(tmp_path / "moved"), **best)
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(again.model.lm_head.weight, first.model.lm_head.weight)
+
+
 def test_settings_without_effect_on_the_weights_may_change(trained, tmp_path):
     """Prevents: a run that cannot go on with more workers, fewer logs or another tracker."""
     shutil.rmtree(tmp_path / "run" / "checkpoint-4")
@@ -143,6 +176,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     notes.parent.mkdir()
     notes.write_text("mine")
     claim_output_dir(str(folder), False, True)
+    replace_earlier_run(folder)
     assert notes.read_text() == (folder / "README.md").read_text() == "mine"
 
 
@@ -152,7 +186,11 @@ def test_an_earlier_run_is_resumed_or_replaced_on_demand_alone(trained, tmp_path
     with pytest.raises(ValueError, match=r"holds an earlier run: .*--resume_from_checkpoint true"):
         claim_output_dir(folder, False, False)
     claim_output_dir(folder, True, False)
+    with pytest.raises(ValueError, match="exclude each other"):
+        claim_output_dir(folder, True, True)
     claim_output_dir(folder, False, True)
+    assert (tmp_path / "run" / "checkpoint-4").exists()  # until the new run is loaded
+    replace_earlier_run(tmp_path / "run")
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 

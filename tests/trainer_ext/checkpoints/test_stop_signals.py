@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -54,6 +55,35 @@ def test_a_signal_ends_the_step_and_the_run_goes_on_from_it(
     resumed = make_trainer(model=copy.deepcopy(student), **arguments)
     resumed.train(resume_from_checkpoint=True)
     assert "checkpoint-2: step 2 of 4" in capsys.readouterr().out
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("strategy", "step"), [("steps", 2), ("epoch", 2), ("epoch", 4), ("epoch", 8)])
+def test_an_evaluation_that_is_due_is_not_left_out(make_trainer, pairs, family, student, tmp_path, strategy, step):
+    """Prevents: other dropout after the resume, because the evaluation drew no random numbers; another best step."""
+    lora = LoraConfig(target_modules=family.lora_target_modules, lora_dropout=0.3)
+    evaluation = dict(
+        eval_strategy=strategy, eval_steps=1, save_strategy=strategy, save_steps=1, learning_rate=5e-3,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=True,
+    )  # fmt: skip
+
+    def make(name):
+        return make_trainer(
+            model=copy.deepcopy(student), peft_config=lora, train_dataset=pairs["train"].select(range(16)),
+            eval_dataset=pairs["test"].select(range(4)), num_train_epochs=2, max_steps=-1,
+            output_dir=str(tmp_path / name), **evaluation,
+        )  # fmt: skip
+
+    straight = make("straight")
+    straight.train()
+    stopped = make("stopped")
+    stopped.add_callback(SendSignal(signal.SIGTERM, step))
+    with pytest.raises(TrainingStopped):
+        stopped.train()
+    resumed = make("stopped")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.best_global_step == straight.state.best_global_step
+    expected = straight.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
 

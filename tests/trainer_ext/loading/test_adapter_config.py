@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from peft import IA3Config, LoraConfig
+from peft import EvaConfig, IA3Config, LoraConfig
 
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.loading.adapter_config import confine_target_modules
@@ -38,10 +38,16 @@ def test_the_seven_names_are_the_family_s_own_pattern(make_trainer, family, stud
     assert default == named
 
 
+def test_adapters_of_the_embedding_are_refused(make_trainer):
+    """Prevents: an adapter that trains and cannot be exported."""
+    with pytest.raises(ValueError, match=r"would be trained.*embed_tokens"):
+        make_trainer(peft_config=LoraConfig(target_modules=r".*language_model\.embed_tokens"))
+
+
 @pytest.mark.parametrize("pattern", [r".*q_proj", r".*audio_tower.*q_proj", r".*\.fc1"])
 def test_a_pattern_that_reaches_the_audio_tower_is_refused(make_trainer, pattern):
     """Prevents: tensors that stay as they were for a whole night: 12 of 12 got no gradient."""
-    with pytest.raises(ValueError, match=r"outside of the language model would be trained.*audio_tower"):
+    with pytest.raises(ValueError, match=r"outside of the language model.s layers would be trained.*audio_tower"):
         make_trainer(peft_config=LoraConfig(target_modules=pattern))
 
 
@@ -55,6 +61,8 @@ def test_a_pattern_that_reaches_the_audio_tower_is_refused(make_trainer, pattern
         ({"init_lora_weights": "olora"}, "init_lora_weights 'olora' is refused"),
         ({"bias": "all"}, "bias 'all' is refused"),
         ({"lora_bias": True}, "lora_bias True is refused"),
+        ({"inference_mode": True}, "inference_mode is refused"),
+        ({"eva_config": EvaConfig()}, "eva_config is refused"),
         ({"layer_replication": [[0, 1], [0, 1]]}, "layer_replication .* is refused"),
     ],
 )
