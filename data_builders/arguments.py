@@ -15,7 +15,7 @@ class QuestionArguments:
     """The questions, and the selection among them."""
 
     questions: str | None = HfArg(
-        default=None, help="A JSONL, CSV or Parquet file, or a `datasets` id, which is streamed."
+        default=None, help="A JSONL, CSV, TSV, text or Parquet file, or a `datasets` id, which is streamed."
     )
     questions_split: str = HfArg(default="train", help="Split of a `datasets` id.")
     questions_revision: str | None = HfArg(default=None, help="Revision of a `datasets` id.")
@@ -50,6 +50,8 @@ class QuestionArguments:
             raise ValueError("set `questions`: a file or a `datasets` id")
         if not (len(self.language) == 2 and self.language.isalpha() and self.language.islower()):
             raise ValueError(f"language is two letters, such as en or de, got {self.language!r}")
+        if not 0 <= self.max_rejected_share <= 1:
+            raise ValueError(f"max_rejected_share is in [0, 1], got {self.max_rejected_share}")
         if not 0 < self.sample_fraction <= 1:
             raise ValueError(f"sample_fraction is in (0, 1], got {self.sample_fraction}")
         if not 0 < self.near_duplicates <= 1:
@@ -250,7 +252,7 @@ class DataArguments(VoiceArguments):
     )
     questions: str | None = HfArg(
         default=None,
-        help="Questions to build a data set from: a JSONL, CSV or Parquet file, or a `datasets` id.",
+        help="Questions to build a data set from: a JSONL, CSV, TSV, text or Parquet file, or a `datasets` id.",
     )
     cache_dir: str = HfArg(default="outputs/data", help="Folder of the caches of finished answers and clips.")
     answer_max_new_tokens: int = HfArg(

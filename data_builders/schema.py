@@ -2,7 +2,7 @@
 
 | column           | type                  | meaning                                                            |
 |------------------|-----------------------|--------------------------------------------------------------------|
-| id               | string                | stable hash of source, question and recording number               |
+| id               | string                | stable hash of source, question, system prompt, recording number   |
 | source           | string                | origin of the question; reports are broken down by it              |
 | source_id        | string                | the question's `id` in its source, or else its row number there    |
 | system           | string, may be empty  | system prompt, read as text in both channels                       |
@@ -112,9 +112,10 @@ class SoftTarget(NamedTuple):
     log_tails: np.ndarray  # (T, temperatures), log of the mass of all other ids
 
 
-def make_row_id(source: str, question: str, recording: int = 0) -> str:
+def make_row_id(source: str, question: str, system: str = "", recording: int = 0) -> str:
     """Return a stable id; recordings of one question differ in their number alone."""
-    return hashlib.sha256(f"{source}\0{question}\0{recording}".encode()).hexdigest()[:16]
+    asked = f"{source}\0{question}\0{recording}" + (f"\0{system}" if system else "")
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 def check_channels(channels: list[str], where: str) -> None:

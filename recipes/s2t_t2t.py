@@ -74,10 +74,9 @@ def main() -> None:
     parser.check_named_together("questions", "teacher_model_name_or_path", LAB_TEACHER)
     resume = read_resume(training.resume_from_checkpoint)
     check_before_work(training, resume)
-    if not data.dry_run:
-        claim_output_dir(training.output_dir, resume is not None, training.overwrite_output_dir)
-
     state = PartialState()
+    if state.is_main_process and not data.dry_run:
+        claim_output_dir(training.output_dir, resume is not None, training.overwrite_output_dir)
     if state.is_main_process:
         show_header(parser, model, training)
     if state.device.type == "cpu" and state.num_processes == 1:
@@ -102,6 +101,7 @@ def main() -> None:
         show_left_out(trainer, Path(name), Path(training.output_dir))
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
     show_progress(trainer, memory)
+    trainer.find_checkpoint(resume)  # its errors come before the scores
     before = score(trainer, test, data)
     if training.overwrite_output_dir and state.is_main_process:
         replace_earlier_run(Path(training.output_dir))
@@ -168,7 +168,8 @@ def show_preview(
 ) -> None:
     """Print counts, reasons, three rows as the student reads them, tokens and the memory plan; nothing is made."""
     if data.dataset_name is None:
-        questions = QuestionArguments(questions=data.questions, filter_unspeakable=False)
+        share = 0.0 if training.strict else training.max_rejected_share
+        questions = QuestionArguments(questions=data.questions, filter_unspeakable=False, max_rejected_share=share)
         preview = preview_questions(questions, (1, 1), check)
         counts, rows, seconds = preview.counts, preview.rows, list(preview.speech_seconds)
     else:
@@ -201,7 +202,7 @@ def show_left_out(trainer: CrossModalDistillTrainer, data: Path, output: Path) -
         output: the run's folder; rows that the student cannot be trained on are listed in rejected_rows.jsonl.
     """
     manifest = read_manifest(data) if (data / MANIFEST).is_file() else None
-    counts = {} if manifest is None else dict(manifest["counts"])
+    counts = {} if manifest is None else {**manifest["counts"], "splits": manifest["rows"]}
     lists = [] if manifest is None else [f"{data}/dropped.parquet", f"{data}/rejected"]
     if rejected := trainer.checked_rows.rejected:
         codes = collections.Counter(entry.code for entry in rejected.values())
@@ -211,6 +212,8 @@ def show_left_out(trainer: CrossModalDistillTrainer, data: Path, output: Path) -
         write_atomic(file, "".join(f"{line}\n" for line in lines).encode())
         lists.append(str(file))
     reasons = {code for stage in ("questions", "rows", "training") for code in counts.get(stage, {})}
+    if others := sorted(set(counts.get("splits", {})) - {"train", "test"}):
+        print(f"rows of the splits {', '.join(others)} are not used: a run trains on train and scores test")
     if reasons - {"read", "kept"}:
         show_outcomes(counts)
         print(f"what is left out is listed in {', '.join(name for name in lists if Path(name).exists())}")

@@ -57,7 +57,7 @@ class CrossModalDistillConfig(SFTConfig):
     num_train_epochs: float = HfArg(default=2.0, help="Passes over the questions (paper: 2).")
     hub_strategy: str = HfArg(default="end", help="When to push, with `push_to_hub`: 'end' alone.")
     max_length: int | None = HfArg(
-        default=2048, help="Longest row in tokens, prompt and response; a longer one is an error."
+        default=2048, help="Longest row in tokens, prompt and response; a longer one is left out."
     )
 
     def __post_init__(self) -> None:

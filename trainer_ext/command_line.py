@@ -52,7 +52,10 @@ def describe(error: BaseException) -> str:
         return f'{error.name} is not installed: pip install -e ".[{extra}]"'
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
+    if text.startswith("Repo id must be"):
+        text += " There is no such folder either; paths in the bundled configs are relative to the repository's root."
+    return text
 
 
 def report(message: str) -> None:

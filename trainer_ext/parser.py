@@ -64,7 +64,8 @@ class RecipeParser(TrlParser):
         typed = [word for item in [*typed, *self.always] for word in split_config(item) if word != TRACEBACK]
         if HELP_ALL in typed:
             self._shows_all = True
-            self.exit(message=self.format_help())
+            print(self.format_help())
+            self.exit()
         self.typed = {word[2:].partition("=")[0].replace("-", "_") for word in typed if word.startswith("--")}
         if "--config" in typed:
             at = typed.index("--config")

@@ -59,7 +59,7 @@ class ResumableTrainer(SFTTrainer):
                 f"{len(self.train_dataset)} rows make no batch of {self.args.per_device_train_batch_size} per process: "
                 "lower per_device_train_batch_size, or leave out dataloader_drop_last"
             )
-        checkpoint = resolve_resume(resume_from_checkpoint, self.args.output_dir, self.identity, self.is_sharded)
+        checkpoint = self.find_checkpoint(resume_from_checkpoint)
         if checkpoint is not None:
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             self.resumed_step = state.global_step
@@ -76,6 +76,10 @@ class ResumableTrainer(SFTTrainer):
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self.stop_signals.raise_if_stopped(self.state, str(folder))
         return output
+
+    def find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> Path | None:
+        """Return the checkpoint that `train` would go on from; see `resolve_resume`."""
+        return resolve_resume(resume_from_checkpoint, self.args.output_dir, self.identity, self.is_sharded)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save finite weights, and push nothing: a push that fails must not cost the files that are written after it.

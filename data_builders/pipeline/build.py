@@ -5,6 +5,7 @@ and verification alone. The manifest of a folder names the build that made it.
 """
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from data_builders.pipeline.stages import (
     VerificationStage,
 )
 from data_builders.questions.filter import TextCheck
-from data_builders.questions.select import Selection, fingerprint_selection, select_questions
+from data_builders.questions.select import Selection, check_share, fingerprint_selection, select_questions
 from data_builders.speech.augmentation import check_augmentations
 from data_builders.speech.recordings import recordings_per_split
 from data_builders.speech.synthesis import find_engine
@@ -58,6 +59,9 @@ def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) 
     if pipeline.retry_failed:
         forget_failed(shards)
     elif is_built(folder, key):
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        check_share(folder, manifest["counts"]["questions"], settings.questions.max_rejected_share)
         export_and_push(folder, settings)
         return folder
     find_engine(settings.speech).check_voices([*settings.speech.train_voices, *settings.speech.test_voices])
@@ -80,9 +84,8 @@ def check_folder(folder: Path, key: str, overwrite: bool) -> None:
     """Raise ValueError if the data set's folder cannot be written, or holds another data set, before any work."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        probe = folder.parent / f".{folder.name}.writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder.parent):
+            pass
     except OSError as error:
         raise ValueError(f"output_dir {folder} cannot be written: {error.strerror or error}") from error
     manifest = read_manifest(folder)  # refuses a folder of something else

@@ -4,6 +4,7 @@ In: a JSONL, JSON, CSV, TSV, Parquet or text file, or the id of a data set on th
 Out: one `SourceQuestion` per row.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,23 +12,17 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pyarrow as pa
-from datasets import IterableDataset, load_dataset
+from datasets import load_dataset
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import HfApi
-from pandas.errors import EmptyDataError, ParserError
 
+from data_builders.questions.text_files import READERS, TextTable, open_text_file
 from data_builders.schema import CHANNELS, check_channels
 from data_builders.storage.atomic import hash_file
 
-# Suffix -> loader of `datasets`, and its arguments. A text file has a question on every line.
-FILE_LOADERS: dict[str, tuple[str, dict[str, str]]] = {
-    ".jsonl": ("json", {}),
-    ".json": ("json", {}),
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
-    ".parquet": ("parquet", {}),
-    ".txt": ("text", {}),
-}
+# Suffix -> loader of `datasets`; text_files.py reads the others.
+FILE_LOADERS = {".json": "json", ".parquet": "parquet"}
+SUFFIXES = (*READERS, *FILE_LOADERS)
 FIELDS = ("question", "system", "gold_response", "reference", "source", "source_id", "channels", "split")
 # Characters without a sign or a sound: byte order mark, zero-width spaces and joiners around which nobody writes.
 INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
@@ -65,10 +60,8 @@ def read_questions(
     source = Path(name_or_path).stem if is_file(name_or_path) else name_or_path
     with name_unreadable(name_or_path):
         table = open_table(name_or_path, split, revision)
-        if Path(name_or_path).suffix == ".txt":
-            columns = [*(columns or []), "question=text"]
-        names = map_columns(columns or [], table.column_names or [], name_or_path)
-        rows = enumerate(table)
+        names = map_columns(columns or [], table.column_names, name_or_path)
+        rows = enumerate(table.rows)
     while True:
         with name_unreadable(name_or_path):
             number, row = next(rows, (None, None))
@@ -84,7 +77,7 @@ def name_unreadable(name_or_path: str) -> Iterator[None]:
         yield
     except StopIteration as error:
         raise ValueError(f"{name_or_path} has no rows") from error
-    except (pa.ArrowException, UnicodeDecodeError, DatasetGenerationError, EmptyDataError, ParserError) as error:
+    except (pa.ArrowException, TypeError, UnicodeDecodeError, DatasetGenerationError) as error:
         raise ValueError(f"{name_or_path} cannot be read: {' '.join(str(error).split())}") from error
 
 
@@ -94,22 +87,24 @@ def is_file(name_or_path: str) -> bool:
     Raises:
         ValueError: there is such a file, of another kind than those that can be read.
     """
-    known = Path(name_or_path).suffix in FILE_LOADERS
+    known = Path(name_or_path).suffix in SUFFIXES
     if not known and Path(name_or_path).is_file():
-        raise ValueError(f"{name_or_path} is none of {', '.join(FILE_LOADERS)}, by its suffix")
+        raise ValueError(f"{name_or_path} is none of {', '.join(SUFFIXES)}, by its suffix")
     return known
 
 
-def open_table(name_or_path: str, split: str, revision: str | None) -> IterableDataset:
+def open_table(name_or_path: str, split: str, revision: str | None) -> TextTable:
     """Open the source as a stream with known columns."""
     if not is_file(name_or_path):
         stream = load_dataset(name_or_path, split=split, revision=revision, streaming=True)
     elif not Path(name_or_path).is_file():
         raise ValueError(f"there is no file {name_or_path}")
+    elif (suffix := Path(name_or_path).suffix) in READERS:
+        return open_text_file(Path(name_or_path))
     else:
-        loader, options = FILE_LOADERS[Path(name_or_path).suffix]
-        stream = load_dataset(loader, data_files=name_or_path, split="train", streaming=True, **options)
-    return stream if stream.column_names else stream._resolve_features()
+        stream = load_dataset(FILE_LOADERS[suffix], data_files=name_or_path, split="train", streaming=True)
+    stream = stream if stream.column_names else stream._resolve_features()
+    return TextTable(stream.column_names or [], iter(stream))
 
 
 def map_columns(columns: list[str], present: list[str], name_or_path: str) -> dict[str, str]:
@@ -144,16 +139,18 @@ def make_question(row: dict[str, Any], number: int, default_source: str) -> Sour
     question = row["question"]
     channels = row.get("channels") or list(CHANNELS)
     if isinstance(channels, str):  # a cell of a CSV file: "t2t s2t"
-        channels = channels.replace(",", " ").split()
+        channels = list(CHANNELS) if channels.strip() == "both" else channels.replace(",", " ").split()
+    if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
+        raise ValueError(f"row {number}: channels is no list of {', '.join(CHANNELS)}: {channels!r}")
     check_channels(channels, f"row {number}")
-    split = row.get("split") or "train"
+    split = as_text(row.get("split")) or "train"
     if not re.fullmatch(r"\w+", split):
         raise ValueError(f"row {number}: {split!r} is no name of a split; write letters and digits")
     return SourceQuestion(
-        source=row.get("source") or default_source,
-        source_id=str(number if row.get("source_id") is None else row["source_id"]),
+        source=as_text(row.get("source")) or default_source,
+        source_id=as_text(row.get("source_id")) or str(number),
         split=split,
-        system=row.get("system") or "",
+        system=as_text(row.get("system")) or "",
         question=clean_question(question),
         gold_response=as_text(row.get("gold_response")),
         reference=as_text(row.get("reference")),
@@ -163,14 +160,19 @@ def make_question(row: dict[str, Any], number: int, default_source: str) -> Sour
 
 def clean_question(value: Any) -> str:
     """Return a question without invisible characters and white space around it; empty for what is no text."""
-    if isinstance(value, (int, float)):  # loaders parse "42" as 42
-        value = str(value)
-    return value.translate(INVISIBLE).strip() if isinstance(value, str) else ""
+    return (as_text(value) or "").translate(INVISIBLE).strip()
 
 
 def as_text(value: Any) -> str | None:
-    """Return an answer as text: loaders parse "4" as 4."""
-    return None if value is None else str(value)
+    """Return a cell as text; None for an empty one, and for what is neither text nor a number.
+
+    A loader may have read 3 as 3.0. Halves of surrogate pairs, which JSON can spell and UTF-8 cannot, are left out.
+    """
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        return None
+    return str(value).encode("utf-8", "ignore").decode("utf-8")
 
 
 def fingerprint_source(name_or_path: str, revision: str | None = None) -> str:

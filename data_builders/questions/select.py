@@ -99,20 +99,23 @@ def select_questions(
             with atomic_folder(target) as folder:
                 write_selection(arguments, folder, ShardWriter(folder, recordings, max_bytes), quiet, text_check)
     content = json.loads((target / "selection.json").read_text())
-    selection = Selection(target, content["counts"], content["shards"])
-    check_share(selection, arguments.max_rejected_share)
-    return selection
+    check_share(target, content["counts"], arguments.max_rejected_share)
+    return Selection(target, content["counts"], content["shards"])
 
 
-def check_share(selection: Selection, limit: float) -> None:
-    """Raise ValueError, naming them all, if a larger share of the questions was dropped."""
-    dropped = selection.counts["read"] - selection.counts["kept"]
-    if dropped > limit * selection.counts["read"]:
-        rows = pq.read_table(selection.folder / "dropped.parquet").to_pylist()
+def check_share(folder: Path, counts: dict[str, int], limit: float) -> None:
+    """Raise ValueError, naming them all, if a larger share of the questions was dropped.
+
+    Args:
+        folder: of a selection or a data set, with dropped.parquet.
+    """
+    dropped = counts["read"] - counts["kept"]
+    if dropped > limit * counts["read"]:
+        rows = pq.read_table(folder / "dropped.parquet").to_pylist()
         lines = [f"\n  row {row['row']}: {row['code']} {row['detail']} {row['question'][:60]!r}" for row in rows]
         more = f"\n  and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
         raise ValueError(
-            f"{dropped} of {selection.counts['read']} questions cannot be used, and max_rejected_share is {limit:g}:"
+            f"{dropped} of {counts['read']} questions cannot be used, and max_rejected_share is {limit:g}:"
             f"{''.join(lines[:ROWS_NAMED])}{more}"
         )
 
@@ -162,7 +165,7 @@ def judge_questions(
     )
     try:
         for number, row in enumerate(rows):
-            row_id = make_row_id(row["source"], row["question"])
+            row_id = make_row_id(row["source"], row["question"], row["system"])
             if hash_to_unit("sample", arguments.seed, row_id) >= arguments.sample_fraction:
                 continue
             verdict = question_filter.judge(row, row_id, number)

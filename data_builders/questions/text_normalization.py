@@ -35,7 +35,10 @@ def normalize_for_tts(text: str, language: str = "en") -> str:
         return text
     # Plain words need no normalization, and most questions are plain words.
     if re.search(r"[^A-Za-z' ,?!.\-]|\b[A-Z][a-z]*\.", text):
-        spoken = load_normalizer(language).normalize(text).replace('\\"', '"')
+        try:
+            spoken = load_normalizer(language).normalize(text).replace('\\"', '"')
+        except (AssertionError, IndexError, KeyError, ValueError):  # its parser fails on "[1]" and "+1"
+            return text
         # wetext reads "1,234.56" as "thousand two hundred and thirty four ...".
         text = THOUSAND_ALONE.sub("one thousand", spoken) if language == "en" and ONE_THOUSAND.search(text) else spoken
     return " ".join(text.split())

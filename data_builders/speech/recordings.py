@@ -29,7 +29,7 @@ def plan_recordings(row: dict[str, Any], speech: SpeechArguments, seed: int) -> 
     """Return the recordings of one selected question."""
     source, question = row["source"], row["question"]
     if "s2t" not in row["channels"]:
-        return [Recording(make_row_id(source, question), "", "", "")]
+        return [Recording(make_row_id(source, question, row["system"]), "", "", "")]
     voices = speech.test_voices
     if row["split"] == "train":
         voices = [
@@ -37,7 +37,7 @@ def plan_recordings(row: dict[str, Any], speech: SpeechArguments, seed: int) -> 
         ]
     recordings = []
     for number, voice in enumerate(voices):
-        row_id = make_row_id(source, question, number)
+        row_id = make_row_id(source, question, row["system"], number)
         key = clip_key(engine_label(speech), row["spoken_text"], voice)
         effects, snr_db = speech.augmentations, speech.noise_snr_db
         augmented = augmentation_key(effects, snr_db, seed, key, row_id) if effects else ""

@@ -11,10 +11,10 @@ from tests.support.run_script import run_script
 
 FILES = {
     "empty.jsonl": (b"", "has no rows"),
-    "empty.csv": (b"", "cannot be read: No columns"),
-    "broken.jsonl": (b'{"question": "Hi?"\n', "cannot be read: JSON parse error"),
+    "empty.csv": (b"", "has no rows"),
+    "broken.jsonl": (b'{"question": "Hi?"\n', "line 1 is not JSON"),
     "binary.jsonl": (b"\xff\xfe\x00", "cannot be read"),
-    "questions.doc": (b"Hi?", "is none of .jsonl, .json, .csv, .tsv, .parquet, .txt"),
+    "questions.doc": (b"Hi?", "is none of .jsonl, .csv, .tsv, .txt, .json, .parquet"),
     "other.jsonl": (b'{"text": "Hi?"}\n', "has no column 'question'"),
     "split.jsonl": (b'{"question": "Hi?", "split": "te st"}\n', "row 0: 'te st' is no name of a split"),
 }

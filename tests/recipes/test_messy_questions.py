@@ -44,6 +44,10 @@ def test_sixty_messy_questions_go_through_in_one_go(start, tmp_path):
     assert [row["code"] for row in dropped] == expected
     assert [row["source_id"] for row in dropped] == [f"mine-{n}" for n in range(len(RIGHT), 60)]
 
+    # A run that allows none is refused on the finished data set too.
+    _, error, _ = start("--strict", "--overwrite_output_dir")
+    assert "9 of 60 questions cannot be used" in error
+
     # Every other question is trained on, or listed with its reason.
     kept = load_dataset_folder(str(folder))["train"]
     listed = {row["id"] for file in (folder / "rejected").glob("*") for row in pq.read_table(file).to_pylist()}
@@ -58,6 +62,7 @@ def test_sixty_messy_questions_go_through_in_one_go(start, tmp_path):
 def test_strict_names_all_of_them_before_anything_is_answered(start, tmp_path):
     """Prevents: errors one after the other, each after the teacher has answered all questions."""
     _, error, folders = start("--strict")
+    assert "Traceback" not in error
     assert "9 of 60 questions cannot be used" in error
     assert all(f"row {number}: " in error for number in range(len(RIGHT), 60))
     assert folders == []

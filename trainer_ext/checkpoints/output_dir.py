@@ -2,14 +2,21 @@
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from data_builders.storage.atomic import SUFFIX
 from trainer_ext.checkpoints.identity import IDENTITY, read_identity
 
+# Files of a finished run, which would be taken for those of the new one.
+RESULTS = (
+    "report.json", "plots.png", "resolved.yaml", "trainer_state.json", "adapter_model.safetensors",
+    "adapter_config.json", "model.safetensors", "model.safetensors.index.json",
+)  # fmt: skip
+
 
 def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
-    """Check, before anything expensive starts, that nobody else's files are in a run's folder.
+    """Check, in one process of a run, that nobody else's files are in its folder, before anything expensive starts.
 
     Args:
         resumes: the run goes on from a checkpoint in it, if there is one.
@@ -26,9 +33,8 @@ def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ValueError(f"output_dir {folder} cannot be written: {error.strerror or error}") from error
     if not any(folder.iterdir()):
@@ -68,4 +74,5 @@ def replace_earlier_run(folder: Path) -> None:
     for checkpoint in folder.iterdir():
         if re.fullmatch(r"checkpoint-\d+", checkpoint.name) and (checkpoint / IDENTITY).is_file():
             shutil.rmtree(checkpoint)
-    (folder / IDENTITY).unlink(missing_ok=True)
+    for name in (IDENTITY, *RESULTS):
+        (folder / name).unlink(missing_ok=True)

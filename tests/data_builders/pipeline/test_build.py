@@ -18,7 +18,7 @@ from data_builders.causal_lm import TeacherSettings
 from data_builders.pairs import build_pairs, load_pairs
 from data_builders.questions.read import read_questions
 from data_builders.questions.select import select_questions
-from data_builders.schema import FEATURES, SPEECH_RATE_HZ
+from data_builders.schema import FEATURES, SPEECH_RATE_HZ, make_row_id
 from data_builders.speech.tts.espeak import EspeakEngine
 from data_builders.storage.call_cache import CallCache, content_key
 from data_builders.storage.dataset_folder import load_dataset_folder
@@ -133,6 +133,7 @@ def test_questions_that_cannot_be_used_are_set_aside_or_stop_the_build_all_at_on
         (1, "mine-1", "empty", ""), (2, "mine-2", "duplicate", "of row 0"), (4, "mine-4", "empty", ""),
     ]  # fmt: skip
     strict = dataclasses.replace(arguments, max_rejected_share=0.5)
+    assert make_row_id("x", "Hello?", "Be brief.") != make_row_id("x", "Hello?")  # two questions, not one twice
     with pytest.raises(ValueError, match=r"3 of 5 questions cannot be used") as caught:
         select_questions(strict, (1, 1), "1MB", tmp_path)
     assert all(f"row {number}: " in str(caught.value) for number in (1, 2, 4))

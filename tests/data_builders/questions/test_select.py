@@ -75,6 +75,7 @@ def test_each_reason_names_its_defect(question, reason):
         ("In 1969, who walked on the moon?", "In nineteen sixty nine, who walked on the moon?"),
         ("How far is 5 km in miles?", "How far is five kilometers in miles?"),
         ("What is 1,234 plus 1?", "What is one thousand two hundred and thirty four plus one?"),
+        ("What is a [1] in a text?", "What is a [1] in a text?"),
         ("1,000 or 21,000 people?", "one thousand or twenty one thousand people?"),
         ("Who said “no”?", 'Who said "no"?'),
         ("Which animal barks?", "Which animal barks?"),
