@@ -1,6 +1,9 @@
 """The outcome of work on a row, as a type instead of a message."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+ROWS_NAMED = 200  # in an error
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,12 @@ class RowRejected(ValueError):
     def __init__(self, row_id: str, rejected: Rejected) -> None:
         super().__init__(f"row {row_id}: {rejected.detail or rejected.code}")
         self.rejected = rejected
+
+
+def list_rows(lines: Sequence[str]) -> str:
+    """Return lines about rows as the end of an error: the first 200, indented, and the number of the others."""
+    shown = [*lines[:ROWS_NAMED], *([f"and {len(lines) - ROWS_NAMED} more"] if len(lines) > ROWS_NAMED else [])]
+    return "".join(f"\n  {line}" for line in shown)
 
 
 class TemporaryFailure(RuntimeError):

@@ -28,7 +28,6 @@ from data_builders.speech.recordings import recordings_per_split
 from trainer_ext.command_line import run_command
 from trainer_ext.parser import RecipeParser
 
-LAB_TEACHER = "the teacher that would answer is the tiny lab's, a toy that knows the lab's questions alone"
 TINY_LAB = Path(__file__).parent / "configs" / "data" / "tiny.yaml"
 SETTINGS = (QuestionArguments, AnswerArguments, SpeechArguments, VerificationArguments, PipelineArguments)
 
@@ -36,7 +35,7 @@ SETTINGS = (QuestionArguments, AnswerArguments, SpeechArguments, VerificationArg
 def main() -> None:
     parser = RecipeParser(SETTINGS, TINY_LAB)
     settings = BuildSettings(*parser.parse_args_and_config())
-    parser.check_named_together("questions", "teacher_model_name_or_path", LAB_TEACHER)
+    parser.check_teacher_named()
     print(f"config     {parser.describe_source()}")
     print(f"questions  {settings.questions.questions}")
     print(f"teacher    {settings.answers.teacher_model_name_or_path or 'none: answers of the source'}")

@@ -61,7 +61,7 @@ def main() -> None:
     student = load_student_family(model.model_name_or_path, model.model_revision)
     with state.main_process_first():
         check = PromptLength(student, training.max_length)  # the same questions as those of the run
-        pairs = load_pairs(data, teacher, check, 0.0 if training.strict else training.max_rejected_share)
+        pairs = load_pairs(data, teacher, check, training.allowed_rejected_share)
     tokenizer = AutoTokenizer.from_pretrained(teacher.name_or_path, revision=teacher.revision)
     settings = read_settings(student, teacher, soft, tokenizer)
     rows = concatenate_datasets(list(pairs.values()))

@@ -5,7 +5,8 @@
     accelerate launch recipes/s2t_t2t.py                   # the tiny lab on a CPU: 3 minutes on two cores
     accelerate launch recipes/s2t_t2t.py --config recipes/configs/tiny_qlora.yaml --output_dir outputs/mine
 
-Every argument of TRL's SFTConfig and ModelConfig works, in the YAML file or on the command line, which wins.
+Every argument of TRL's SFTConfig and ModelConfig works or is refused with the reason, in the YAML file or on the
+command line, which wins.
 """
 
 import collections
@@ -58,7 +59,6 @@ from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 SMALL_STEP = 1e-4  # of a full fine-tune; half the distance between neighbors of a bfloat16 weight is 2^-9 of it
-LAB_TEACHER = "the teacher that would answer is the tiny lab's, a toy that knows the lab's questions alone"
 TINY_LAB = Path(__file__).parent / "configs" / "tiny.yaml"
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     )
     model, data, soft, training = parser.parse_args_and_config()
     keep_libraries_quiet()
-    parser.check_named_together("questions", "teacher_model_name_or_path", LAB_TEACHER)
+    parser.check_teacher_named()
     resume = read_resume(training.resume_from_checkpoint)
     check_before_work(training, resume)
     state = PartialState()
@@ -89,8 +89,7 @@ def main() -> None:
         show_preview(model, data, training, family, check)
         return
     with state.main_process_first(), without_zero3_init(training):
-        share = 0.0 if training.strict else training.max_rejected_share
-        name = locate_pairs(data, model.teacher, check, share)
+        name = locate_pairs(data, model.teacher, check, training.allowed_rejected_share)
         pairs = read_pairs(name, data.speech_column)
     if training.eval_strategy != "no" and "test" not in pairs:
         raise ValueError(f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'")
@@ -168,15 +167,16 @@ def show_preview(
 ) -> None:
     """Print counts, reasons, three rows as the student reads them, tokens and the memory plan; nothing is made."""
     if data.dataset_name is None:
-        share = 0.0 if training.strict else training.max_rejected_share
-        questions = QuestionArguments(questions=data.questions, filter_unspeakable=False, max_rejected_share=share)
+        questions = QuestionArguments(
+            questions=data.questions, filter_unspeakable=False, max_rejected_share=training.allowed_rejected_share
+        )
         preview = preview_questions(questions, (1, 1), check)
         counts, rows, seconds = preview.counts, preview.rows, list(preview.speech_seconds)
     else:
         split = read_pairs(data.dataset_name, data.speech_column)["train"]
         rows = list(split.select_columns([c for c in split.column_names if not c.endswith("speech")]))
-        codes = [entry.code for entry in check_rows(split, family, None, training.channels, training.hard_targets,
-                                                    training.max_length).rejected.values()]  # fmt: skip
+        checked = check_rows(split, family, None, training.channels, training.hard_targets, training.max_length)
+        codes = [entry.code for entry in checked.rejected.values()]
         counts = {"read": len(rows), "kept": len(rows) - len(codes), **collections.Counter(codes)}
         seconds = [row["speech_seconds"] or 0.0 for row in rows]
     show_outcomes({"questions": counts})

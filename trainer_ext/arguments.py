@@ -69,6 +69,11 @@ class CrossModalDistillConfig(SFTConfig):
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}  # type: ignore[has-type]
         super().__post_init__()
 
+    @property
+    def allowed_rejected_share(self) -> float:
+        """The share of rows that may be left out: none under `strict`."""
+        return 0.0 if self.strict else self.max_rejected_share
+
     def _check_loss(self) -> None:
         """Raise ValueError for a loss that cannot be computed."""
         if not self.temperature > 0:

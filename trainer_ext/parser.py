@@ -19,6 +19,7 @@ from trainer_ext.command_line import TRACEBACK
 
 LIBRARIES = ("transformers", "trl")
 HELP_ALL = "--help_all"
+TEACHER = "teacher_model_name_or_path"
 
 
 class RecipeParser(TrlParser):
@@ -83,11 +84,14 @@ class RecipeParser(TrlParser):
         except ValueError as error:  # of a dataclass's __post_init__
             self.error(str(error))
 
-    def check_named_together(self, typed: str, named: str, reason: str) -> None:
-        """Raise ValueError if `typed` was typed, and `named` comes from the default config, which nobody named."""
-        given = typed in self.typed and bool(self.resolved.get(typed))
-        if self.uses_default_config and given and named not in self.typed:
-            raise ValueError(f"{typed} without --config: {reason}. Name a recipe by --config, or --{named}")
+    def check_teacher_named(self) -> None:
+        """Raise ValueError if questions were typed, and their teacher comes from the default config."""
+        given = "questions" in self.typed and bool(self.resolved.get("questions"))
+        if self.uses_default_config and given and TEACHER not in self.typed:
+            raise ValueError(
+                "questions without --config: the teacher that would answer is the tiny lab's, a toy that knows the "
+                f"lab's questions alone. Name a recipe by --config, or --{TEACHER}"
+            )
 
     def describe_source(self) -> str:
         """Return the file that was read, and what was typed."""

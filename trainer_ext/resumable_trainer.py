@@ -10,7 +10,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import TrainOutput
 from trl import SFTTrainer
 
-from data_builders.storage.atomic import temporary_path
+from data_builders.storage.atomic import sync, temporary_path
 from trainer_ext.checkpoints.callback import CompleteCheckpointCallback, checkpoint_folder
 from trainer_ext.checkpoints.complete import find_corruption
 from trainer_ext.checkpoints.finite import check_finite_weights
@@ -163,8 +163,7 @@ def move_files(source: Path, target: Path) -> None:
     mode = 0o666 & ~read_umask()
     for file in sorted(source.rglob("*")):
         if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
+            sync(file)
             file.chmod(mode)  # safetensors writes weights that their owner alone can read
             place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
 from data_builders.chat import hash_vocabulary
-from data_builders.outcomes import Rejected, RowRejected
+from data_builders.outcomes import Rejected, RowRejected, list_rows
 from data_builders.schema import CHANNELS, RESPONSE_COLUMN
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.base import StudentEncoder
@@ -22,7 +22,6 @@ from trainer_ext.teachers.base import TeacherEncoder
 REQUIRED_COLUMNS = ("id", "system", "question", "channels")
 BY_LENGTH = ("group_by_length", "batch_rebalance")  # values of `train_sampling_strategy`
 STAGE = "training"
-ROWS_NAMED = 200  # in an error
 SAMPLED_BYTES = 64  # at the end of every clip, by which another recording of the same size is told
 
 
@@ -218,11 +217,10 @@ def prepare_rows(
     if not len(dataset):
         raise ValueError("the data set has no rows")
     checked = check_rows(dataset, student, teacher, args.channels, args.hard_targets, args.max_length, every_channel)
-    limit = 0.0 if args.strict else args.max_rejected_share
-    if len(checked.rejected) > limit * len(dataset):
+    if len(checked.rejected) > args.allowed_rejected_share * len(dataset):
         raise ValueError(
             f"{len(checked.rejected)} of {len(dataset)} rows cannot be trained on, and "
-            f"{'strict allows none' if args.strict else f'max_rejected_share is {limit:g}'}."
+            f"{'strict allows none' if args.strict else f'max_rejected_share is {args.max_rejected_share:g}'}."
             f"{describe_rejected(checked.rejected)}"
         )
     column = args.length_column_name
@@ -260,6 +258,4 @@ class PromptLength:
 
 def describe_rejected(rejected: Mapping[str, Rejected]) -> str:
     """Return a line for every rejected row; empty for none."""
-    lines = [f"\n  row {row_id}: {entry.detail or entry.code}" for row_id, entry in rejected.items()]
-    more = f"\n  and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
-    return "".join(lines[:ROWS_NAMED]) + more
+    return list_rows([f"row {row_id}: {entry.detail or entry.code}" for row_id, entry in rejected.items()])

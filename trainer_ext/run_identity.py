@@ -5,7 +5,7 @@ from typing import Any
 from peft import PeftConfig
 from transformers import PreTrainedModel, TrainingArguments
 
-from trainer_ext.checkpoints.identity import count_processes, flatten, hash_weights
+from trainer_ext.checkpoints.identity import flatten, hash_weights
 from trainer_ext.supported_arguments import WITHOUT_EFFECT_ON_WEIGHTS
 from trainer_ext.teachers.base import Teacher
 
@@ -38,5 +38,5 @@ def describe_run(
         "student weights": hash_weights(student),
         "student dtype": str(student.dtype),
         "training rows": data_digest,
-        "processes": count_processes(),
+        "processes": args.world_size,
     }

@@ -5,9 +5,9 @@ and verification alone. The manifest of a folder names the build that made it.
 """
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_builders.answers.base import find_answer_generator
 from data_builders.answers.fingerprint import fingerprint_teacher
@@ -31,12 +31,11 @@ from data_builders.speech.augmentation import check_augmentations
 from data_builders.speech.recordings import recordings_per_split
 from data_builders.speech.synthesis import find_engine
 from data_builders.speech.verification import NO_RECOGNIZER, find_recognizer
-from data_builders.storage.atomic import exclusive, write_atomic
+from data_builders.storage.atomic import check_writable, exclusive, write_atomic
 from data_builders.storage.call_cache import content_key
 from data_builders.storage.dataset_folder import load_dataset_folder, push_dataset
 
 FAILURES_SHOWN = 5
-ENGLISH_ONLY = "pocketsphinx"
 
 
 def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) -> Path | None:
@@ -55,12 +54,10 @@ def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) 
     teacher = fingerprint_teacher(settings.answers)
     key = fingerprint_build(settings, teacher, text_check)
     shards = root / "shards" / key
-    check_folder(folder, key, pipeline.overwrite_output_dir)
+    manifest = check_folder(folder, key, pipeline.overwrite_output_dir)
     if pipeline.retry_failed:
         forget_failed(shards)
-    elif is_built(folder, key):
-        manifest = read_manifest(folder)
-        assert manifest is not None
+    elif manifest is not None and manifest["build"] == key:
         check_share(folder, manifest["counts"]["questions"], settings.questions.max_rejected_share)
         export_and_push(folder, settings)
         return folder
@@ -80,14 +77,13 @@ def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) 
     return folder if is_built(folder, key) else None
 
 
-def check_folder(folder: Path, key: str, overwrite: bool) -> None:
-    """Raise ValueError if the data set's folder cannot be written, or holds another data set, before any work."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder.parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"output_dir {folder} cannot be written: {error.strerror or error}") from error
+def check_folder(folder: Path, key: str, overwrite: bool) -> dict[str, Any] | None:
+    """Return the manifest of the data set that is in the folder already, before any work; None for none.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds another data set.
+    """
+    check_writable(folder.parent, f"output_dir {folder}")
     manifest = read_manifest(folder)  # refuses a folder of something else
     if manifest is not None and manifest["build"] != key and not overwrite:
         rows = ", ".join(f"{count} {split}" for split, count in manifest["rows"].items())
@@ -95,6 +91,7 @@ def check_folder(folder: Path, key: str, overwrite: bool) -> None:
             f"{folder} holds another data set ({rows} rows), made with other questions or settings: name another "
             "output_dir, or add --overwrite_output_dir true to replace it"
         )
+    return manifest
 
 
 def is_built(folder: Path, key: str) -> bool:
@@ -108,11 +105,11 @@ def check_names(settings: BuildSettings) -> None:
     find_answer_generator(settings.answers)
     find_engine(settings.speech)
     if settings.verification.recognizer != NO_RECOGNIZER:
-        find_recognizer(settings.verification)
-        if settings.verification.recognizer == ENGLISH_ONLY and settings.questions.language != "en":
+        recognizer = find_recognizer(settings.verification)
+        if recognizer.english_only and settings.questions.language != "en":
             raise ValueError(
-                f"recognizer {ENGLISH_ONLY} knows English alone, and language is {settings.questions.language!r}: set "
-                "recognizer to whisper or none"
+                f"recognizer {recognizer.name} knows English alone, and language is {settings.questions.language!r}: "
+                "set recognizer to whisper or none"
             )
     check_augmentations(settings.speech.augmentations)
 

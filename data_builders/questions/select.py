@@ -20,7 +20,7 @@ from datasets import Features, Value
 from tqdm import tqdm
 
 from data_builders.arguments import QuestionArguments
-from data_builders.outcomes import Rejected
+from data_builders.outcomes import Rejected, list_rows
 from data_builders.questions.channels import ChannelAssigner, hash_to_unit
 from data_builders.questions.filter import QuestionFilter, TextCheck
 from data_builders.questions.read import SourceQuestion, fingerprint_source, read_questions
@@ -36,7 +36,6 @@ DROPPED_FEATURES = Features(
         **{name: Value("string") for name in ("id", "source", "source_id", "question", "code", "detail")},
     }
 )
-ROWS_NAMED = 200  # in an error
 FILTER_FIELDS = ("max_words", "max_seconds", "near_duplicates")
 
 
@@ -112,11 +111,10 @@ def check_share(folder: Path, counts: dict[str, int], limit: float) -> None:
     dropped = counts["read"] - counts["kept"]
     if dropped > limit * counts["read"]:
         rows = pq.read_table(folder / "dropped.parquet").to_pylist()
-        lines = [f"\n  row {row['row']}: {row['code']} {row['detail']} {row['question'][:60]!r}" for row in rows]
-        more = f"\n  and {len(lines) - ROWS_NAMED} more" if len(lines) > ROWS_NAMED else ""
+        lines = [f"row {row['row']}: {row['code']} {row['detail']} {row['question'][:60]!r}" for row in rows]
         raise ValueError(
             f"{dropped} of {counts['read']} questions cannot be used, and max_rejected_share is {limit:g}:"
-            f"{''.join(lines[:ROWS_NAMED])}{more}"
+            f"{list_rows(lines)}"
         )
 
 

@@ -37,6 +37,8 @@ class Recognizer(Protocol):
     name: str
     # How many sentences it chooses among; None for one that transcribes freely.
     set_size: ClassVar[int | None]
+    # Whatever its model; one of several languages may still load a model of English alone.
+    english_only: ClassVar[bool]
 
     @classmethod
     def from_arguments(cls, arguments: VerificationArguments, language: str) -> "Recognizer":

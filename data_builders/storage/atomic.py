@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,29 @@ def remove_leftovers(target: Path) -> None:
     for path in target.parent.iterdir():
         if path.is_dir() and path.name.startswith(prefix) and path.name.endswith(SUFFIX):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Make a folder and raise ValueError if no file can be written into it.
+
+    Args:
+        name: what the message calls the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{name} cannot be written: {error.strerror or error}") from error
+
+
+def sync(path: Path) -> None:
+    """Write a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def hash_file(file: Path) -> str:

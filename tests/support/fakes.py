@@ -52,6 +52,7 @@ class LengthRecognizer:
 
     name = "length"
     set_size: ClassVar[int | None] = 4
+    english_only: ClassVar[bool] = False
 
     @classmethod
     def from_arguments(cls, arguments: VerificationArguments, language: str) -> "LengthRecognizer":

@@ -5,37 +5,24 @@ start the rest afresh. A folder counts only if its checksums are there and every
 """
 
 import json
-import os
 import re
 from pathlib import Path
 
-from data_builders.storage.atomic import hash_file, write_atomic
+from data_builders.storage.atomic import hash_file, sync, write_atomic
 
 CHECKSUMS = "checksums.json"
 
 
 def write_checksums(folder: Path) -> None:
     """Write the checksums of every file in `folder`, as the last step of a save."""
-    for file in folder.rglob("*"):
-        if file.is_file():
+    checksums = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != CHECKSUMS:
             sync(file)
-    checksums = {
-        str(file.relative_to(folder)): hash_file(file)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != CHECKSUMS
-    }
+            checksums[str(file.relative_to(folder))] = hash_file(file)
     write_atomic(folder / CHECKSUMS, json.dumps(checksums, indent=1).encode())
     sync(folder)
     sync(folder.parent)
-
-
-def sync(path: Path) -> None:
-    """Write a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def find_corruption(folder: Path) -> str | None:

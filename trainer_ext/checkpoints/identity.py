@@ -5,7 +5,6 @@ It is written into every checkpoint. A resumed run compares it with its own and 
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,6 @@ def flatten(name: str, values: dict[str, Any]) -> dict[str, Any]:
 def make_plain(value: Any) -> Any:
     """Convert what JSON does not know."""
     return sorted(map(str, value)) if isinstance(value, set) else str(value)
-
-
-def count_processes() -> int:
-    """Return the processes of this run, which divide every batch."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @torch.no_grad()

@@ -2,10 +2,9 @@
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
-from data_builders.storage.atomic import SUFFIX
+from data_builders.storage.atomic import SUFFIX, check_writable
 from trainer_ext.checkpoints.identity import IDENTITY, read_identity
 
 # Files of a finished run, which would be taken for those of the new one.
@@ -31,12 +30,7 @@ def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
             "resume_from_checkpoint and overwrite_output_dir exclude each other: one goes on with the run in "
             "output_dir, the other deletes it"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"output_dir {folder} cannot be written: {error.strerror or error}") from error
+    check_writable(folder, f"output_dir {folder}")
     if not any(folder.iterdir()):
         return
     is_run = read_identity(folder) is not None

@@ -6,6 +6,12 @@ import unicodedata
 import datasets
 import evaluate
 
+UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"  # Thai, Japanese and Chinese characters
+NUMBER = r"(?<![\w.,])-?\d+(?:[.,:]\d+)*(?![^\W_])"
+# A number with its sign and decimals; a character of a script without spaces; a word with its inner apostrophes.
+WORD = re.compile(rf"{NUMBER}|[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['\u2019][^\W_]+)*")
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
 
 class ExactAnswer(evaluate.Metric):
     """Share of predictions that end in the reference's words, in percent; case and punctuation do not count."""
@@ -31,13 +37,6 @@ def ends_in(answer: str, reference: str) -> bool:
     """Tell whether the answer's last words are the reference's."""
     words, wanted = split_words(answer), split_words(reference)
     return bool(wanted) and words[-len(wanted) :] == wanted
-
-
-UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"  # Thai, Japanese and Chinese characters
-NUMBER = r"(?<![\w.,])-?\d+(?:[.,:]\d+)*(?![^\W_])"
-# A number with its sign and decimals; a character of a script without spaces; a word with its inner apostrophes.
-WORD = re.compile(rf"{NUMBER}|[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['\u2019][^\W_]+)*")
-THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def split_words(text: str) -> list[str]:

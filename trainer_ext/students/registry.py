@@ -27,7 +27,7 @@ def find_student_family(name_or_path: str, revision: str | None = None) -> tuple
     """Return the class of a student and the student's config, from config.json alone.
 
     Raises:
-        ValueError: the model type is not registered.
+        ValueError: there is no such folder, or the model type is not registered.
     """
     if Path(name_or_path).is_absolute() and not Path(name_or_path).is_dir():
         raise ValueError(

@@ -53,6 +53,7 @@ class PocketsphinxRecognizer:
     name = "pocketsphinx"
     # Sets of 25 and of 100 give the same word error rates; loading a decoder takes 10 ms.
     set_size: ClassVar[int | None] = 50
+    english_only: ClassVar[bool] = True
 
     def __init__(self) -> None:
         import pocketsphinx

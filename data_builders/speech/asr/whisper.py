@@ -21,6 +21,7 @@ class WhisperRecognizer:
 
     name = "whisper"
     set_size: ClassVar[int | None] = None  # transcribes freely
+    english_only: ClassVar[bool] = False
 
     def __init__(self, model: str, language: str = "en") -> None:
         on_gpu = torch.cuda.is_available()
