@@ -3,6 +3,7 @@
 CROSSMODAL_KD_KILLS=20 sends more than the four of the slow tests.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -26,6 +27,11 @@ TOTAL = {signal.SIGKILL: KILLS, signal.SIGTERM: KILLS // 2, signal.SIGINT: KILLS
 CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2)}
 
 
+def accept_interrupts() -> None:
+    """Undo what a shell does to background jobs: they ignore SIGINT, and so would everything that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(output_dir: Path, data: Path, hub: HubServer) -> subprocess.Popen:
     """Start the recipe with a save at every step, so that many signals hit a save."""
     return subprocess.Popen(
@@ -39,6 +45,7 @@ def start(output_dir: Path, data: Path, hub: HubServer) -> subprocess.Popen:
             *("--resume_from_checkpoint", "true", "--push_to_hub"),
         ],
         cwd=ROOT,
+        preexec_fn=accept_interrupts,
         env={**ENVIRONMENT, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_x", "HF_HUB_OFFLINE": "0",
              "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
         stdout=subprocess.DEVNULL,
@@ -97,7 +104,10 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_weights_of_one_
     expected, data, again = straight
     folder, chance, sent, in_tail = tmp_path / "stopped", random.Random(0), 0, 0
     with HubServer() as hub:
-        while sent < TOTAL[number]:
+        for tries in itertools.count():
+            if sent == TOTAL[number]:
+                break
+            assert tries < 20 * TOTAL[number], f"only {sent} signals reached a run"
             run = start(folder, data, hub)
             after_last_step = last_step(folder) == STEPS
             hit = signal_at_random(run, folder, number, again, chance)
