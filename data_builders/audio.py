@@ -29,6 +29,19 @@ def decode_speech(cell: dict[str, Any] | None, row_id: str) -> np.ndarray:
     return read_speech(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]), name)
 
 
+def count_samples(cell: dict[str, Any], row_id: str) -> int:
+    """Return the samples at 16 kHz of one undecoded cell by its header, without decoding it.
+
+    Raises:
+        ValueError: the header cannot be read.
+    """
+    try:
+        facts = soundfile.info(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]))
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"row {row_id}: its speech cannot be read: {error}") from error
+    return round(facts.duration * SPEECH_RATE_HZ)
+
+
 def read_speech(file: str | io.BytesIO, name: str) -> np.ndarray:
     """Return the samples (n,) float32 at 16 kHz of a sound file.
 

@@ -28,6 +28,7 @@ from trainer_ext.command_line import run_command
 RECIPES = Path(__file__).parent
 CONFIGS = ("tiny", "tiny_s2t_only", "tiny_t2t_only", "tiny_gold", "tiny_no_kl")
 FIGURES = ("text", "speech", "gap", "forgetting")
+DIVERGENCES = ("forgetting", "misalignment")  # in nats per response token
 COSTS = {"peak_memory_gib": "memory, GiB", "seconds_per_step": "seconds a step"}
 
 
@@ -118,7 +119,8 @@ def call(script: str, config: Path, folder: Path, arguments: dict[str, Any], log
 def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
     """Return a Markdown table: mean and standard deviation over seeds of every variant's scores, and costs."""
     data_figures = read_data_figures(variants, root)
-    columns = (*FIGURES, *COSTS.values(), *next(iter(data_figures.values())))
+    divergences = [f"{name}, nats" for name in DIVERGENCES]
+    columns = (*FIGURES, *divergences, *COSTS.values(), *next(iter(data_figures.values())))
     lines = [
         f"| exact answers, percent (seeds: {len(seeds)}) | {' | '.join(columns)} |",
         "|---|" + "---|" * len(columns),
@@ -127,9 +129,10 @@ def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
         reports = [json.loads((root / f"{variant.name}-{seed}" / "report.json").read_text()) for seed in seeds]
         if variant is variants[0]:
             before = reports[0]["before"]["all"]
-            cells = [f"{before[key]:.1f}" for key in FIGURES]
-            lines.append(f"| untouched student | {' | '.join(cells)} |{' |' * (len(columns) - len(FIGURES))}")
+            cells = [f"{before[key]:.1f}" for key in FIGURES] + describe_divergences(reports[:1], "before")
+            lines.append(f"| untouched student | {' | '.join(cells)} |{' |' * (len(columns) - len(cells))}")
         cells = [describe([report["after"]["all"][key] for report in reports]) for key in FIGURES]
+        cells += describe_divergences(reports, "after")
         cells += [f"{statistics.mean(report[key] for report in reports):.3g}" for key in COSTS]
         cells += data_figures[variant.name].values()
         lines.append(f"| {variant.name} | {' | '.join(cells)} |")
@@ -151,9 +154,19 @@ def read_data_figures(variants: list[Variant], root: Path) -> dict[str, dict[str
     return figures
 
 
-def describe(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+def describe_divergences(reports: list[dict[str, Any]], when: str) -> list[str]:
+    """Return mean and standard deviation of each divergence; empty for one that a kind of teacher does not give."""
+    cells = []
+    for name in DIVERGENCES:
+        lines = [line for report in reports for line in report["judge_free"]]
+        values = [line["value"] for line in lines if (line["name"], line["model"]) == (name, when)]
+        cells.append(describe(values, digits=3) if values else "")
+    return cells
+
+
+def describe(values: list[float], digits: int = 1) -> str:
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from data_builders.audio import read_speech
 from data_builders.schema import SPEECH_RATE_HZ
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.command_line import run_command
-from trainer_ext.evaluation.answers import greedy_config, move_inputs, pad_prompts
+from trainer_ext.evaluation.generation import greedy_config, move_inputs, pad_prompts
 from trainer_ext.export.merge import read_base_name
 from trainer_ext.loading.adapter import load_adapter
 from trainer_ext.loading.student import choose_attention, make_quantization, read_dtype

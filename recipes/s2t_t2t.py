@@ -38,10 +38,10 @@ from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.checkpoints.complete import find_corruption
 from trainer_ext.checkpoints.output_dir import claim_output_dir, replace_earlier_run
 from trainer_ext.command_line import run_command
-from trainer_ext.evaluation.evaluators import EVALUATORS
-from trainer_ext.evaluation.plots import plot_run
-from trainer_ext.evaluation.report import show_table, write_report
-from trainer_ext.evaluation.scores import Scores, score_student, select_scorable
+from trainer_ext.evaluation.divergences import measure_divergences
+from trainer_ext.evaluation.evaluators.base import check_evaluator
+from trainer_ext.evaluation.held_out import AFTER, BEFORE, HeldOut, select_held_out, show_lines
+from trainer_ext.evaluation.plots import plot_training
 from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.loading.teacher import load_teacher
 from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
@@ -93,7 +93,7 @@ def main() -> None:
         pairs = read_pairs(name, data.speech_column)
     if training.eval_strategy != "no" and "test" not in pairs:
         raise ValueError(f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'")
-    test = select_scorable(pairs.get("test"))
+    held_out = find_held_out(pairs.get("test"), data, training)
 
     trainer = load_trainer(model, soft, training, family, pairs, peft_config)
     if state.is_main_process:
@@ -101,12 +101,12 @@ def main() -> None:
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
     show_progress(trainer, memory)
     trainer.find_checkpoint(resume)  # its errors come before the scores
-    before = score(trainer, test, data)
+    measure(trainer, held_out, BEFORE)
     if training.overwrite_output_dir and state.is_main_process:
         replace_earlier_run(Path(training.output_dir))
     state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=resume)
-    after = score(trainer, test, data)
+    measure(trainer, held_out, AFTER)
 
     trainer.save_model()
     trainer.save_state()
@@ -114,8 +114,8 @@ def main() -> None:
     folder = Path(training.output_dir)
     if state.is_main_process:
         (folder / "resolved.yaml").write_text(yaml.safe_dump(parser.resolved), encoding="utf-8")
-        if before and after:
-            report = show_run(folder, trainer, memory, before, after, time.monotonic() - started)
+        if held_out is not None and held_out.answers:
+            report = show_run(held_out, trainer, memory, time.monotonic() - started)
     trainer.run_facts = replace(
         trainer.run_facts,
         base_model=model.model_name_or_path,
@@ -134,8 +134,8 @@ def check_before_work(training: CrossModalDistillConfig, resume: str | bool | No
     """Raise ValueError for what would be found only after data were built and models loaded."""
     if isinstance(resume, str) and (fault := find_corruption(Path(resume))):
         raise ValueError(f"cannot resume from {resume}: {fault}")
-    if training.evaluator not in EVALUATORS:
-        raise ValueError(f"evaluator: unknown {training.evaluator!r}; known are {', '.join(EVALUATORS)}")
+    if training.evaluator is not None:
+        check_evaluator(training.evaluator)
     try:
         get_reporting_integration_callbacks(training.report_to)
     except (RuntimeError, ImportError) as error:  # not installed
@@ -256,43 +256,50 @@ def show_progress(trainer: CrossModalDistillTrainer, memory: MemoryCallback) -> 
         trainer.add_callback(ChannelProgressCallback)
 
 
-def score(
-    trainer: CrossModalDistillTrainer, test: datasets.Dataset | None, data: DataArguments
-) -> dict[str, Scores] | None:
-    """Score the student on the held-out questions; None, with a message, where that is impossible."""
-    if test is None:
-        print("no scores: the data set has no `test` rows with speech, `reference` and `teacher_response`")
+def find_held_out(
+    test: datasets.Dataset | None, data: DataArguments, training: CrossModalDistillConfig
+) -> HeldOut | None:
+    """Return the held-out questions that are asked before and after training; None, with a message, for none."""
+    rows = select_held_out(test)
+    if rows is None:
+        print("no scores: the data set has no `test` rows with speech and `teacher_response`")
         return None
-    if shards_parameters(trainer.args):
+    return HeldOut(rows, training.evaluator, data.answer_max_new_tokens, Path(training.output_dir), training.seed)
+
+
+def measure(trainer: CrossModalDistillTrainer, held_out: HeldOut | None, label: str) -> None:
+    """Ask the student the held-out questions, and measure forgetting and misalignment on them."""
+    if held_out is None:
+        return
+    if trainer.is_sharded:
         print("no scores: the model is sharded over processes, which cannot generate together; score the saved model")
-        return None
-    return score_student(
-        trainer.model, trainer.family, test, data.answer_max_new_tokens, evaluator=trainer.args.evaluator
-    )
+        return
+    facts = {"run": trainer.identity, "step": trainer.state.global_step if label == AFTER else 0}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    held_out.ask(label, model, trainer.family, facts)
+    batch_size = trainer.args.per_device_eval_batch_size
+    found = measure_divergences(model, trainer.family, held_out.rows, trainer.teacher, batch_size)
+    held_out.divergences[label] = found
 
 
 def show_run(
-    folder: Path,
-    trainer: CrossModalDistillTrainer,
-    memory: MemoryCallback,
-    before: dict[str, Scores],
-    after: dict[str, Scores],
-    seconds: float,
+    held_out: HeldOut, trainer: CrossModalDistillTrainer, memory: MemoryCallback, seconds: float
 ) -> dict[str, Any]:
-    """Print the table and write plots.png and report.json; returns the report."""
-    show_table(before, after, trainer.args.evaluator)
-    plot_run(folder / "plots.png", trainer.state.log_history, before, after)
-    facts = {
-        "seconds": round(seconds, 1),
-        "steps": trainer.state.global_step,
-        "seconds_per_step": round(seconds_per_step(trainer), 4),
-        "seed": trainer.args.seed,
-        "cpu_threads": torch.get_num_threads(),
-        "device": str(trainer.args.device),
-        "peak_memory_gib": round((memory.measured or 0) / 2**30, 2),
-        "planned_memory_gib": round(memory.plan.total / 2**30, 2),
-    }
-    return write_report(folder / "report.json", before, after, facts)
+    """Write report.json, pictures and the page of answers, and print the table; returns the report."""
+    report = held_out.report(
+        seconds=round(seconds, 1),
+        steps=trainer.state.global_step,
+        seconds_per_step=round(seconds_per_step(trainer), 4),
+        seed=trainer.args.seed,
+        cpu_threads=torch.get_num_threads(),
+        device=str(trainer.args.device),
+        peak_memory_gib=round((memory.measured or 0) / 2**30, 2),
+        planned_memory_gib=round(memory.plan.total / 2**30, 2),
+    )
+    plot_training(held_out.folder / "loss.png", trainer.state.log_history)
+    show_lines(report)
+    print(f"questions, clips and answers side by side: {held_out.items_folder}/index.html")
+    return report
 
 
 def read_resume(value: str | None) -> str | bool | None:

@@ -37,6 +37,7 @@ SMALL = {
     "recipes/ask.py": [],
     "recipes/export_omni.py": [],
     "recipes/ablations.py": [],
+    "recipes/eval_speech.py": ["--max_items", "3"],
     "tests/benchmarks": ["--smoke"],
 }
 NEEDS = {"GPU", "network"}
@@ -132,7 +133,9 @@ def shrink_study(file: Path, folder: Path) -> Path:
 def write_reports(folder: Path, variants: list[str]) -> None:
     """Write the reports that `ablations.py` would find after an hour of training."""
     scores = {"teacher_text": 1.0, "text": 1.0, "speech": 1.0, "gap": 0.0, "forgetting": 0.0}
-    report = {"before": {"all": scores}, "after": {"all": scores}, "peak_memory_gib": 1, "seconds_per_step": 1}
+    line = {"name": "misalignment", "model": "after", "value": 0.1, "low": 0.1, "high": 0.1}
+    report = {"before": {"all": scores}, "after": {"all": scores}, "judge_free": [line]}
+    report |= {"peak_memory_gib": 1, "seconds_per_step": 1}
     for run_folder in (folder / f"{name}-{seed}" for name in variants for seed in (0, 1, 2)):
         run_folder.mkdir(parents=True, exist_ok=True)
         (run_folder / "report.json").write_text(json.dumps(report))
@@ -152,6 +155,8 @@ def test_a_command_runs(command, outputs):
             small += [] if "--config" in words else TOY
     if script == "recipes/s2t_t2t.py":
         small += ["--output_dir", str(made / "run"), "--overwrite_output_dir", "true"]
+    if script == "recipes/eval_speech.py":
+        small += ["--output_dir", str(made / "eval")]
     if script == "recipes/cache_teacher.py":
         small += ["--soft_targets_path", str(made / "soft")]
     if script == "recipes/build_data.py":

@@ -14,6 +14,8 @@ from data_builders.schema import CHANNELS, RESPONSE_COLUMN, check_channels
 from trainer_ext.loss.divergences import DIVERGENCES
 from trainer_ext.supported_arguments import MODEL_REFUSED, REFUSED, refuse_unsupported
 
+# Last parts of the names of metrics that measure a loss or a distance.
+LOWER_IS_BETTER = ("loss", "ce", "kl", "entropy", "forgetting", "misalignment")
 NO_TEACHER = "none"  # cross-entropy on hard targets alone
 TEACHER_KINDS = ("model", "self", "stored", NO_TEACHER)
 
@@ -50,8 +52,10 @@ class CrossModalDistillConfig(SFTConfig):
     max_rejected_share: float = HfArg(
         default=0.5, help="Stop if a larger share of the rows cannot be trained on; they are listed in any case."
     )
-    evaluator: str = HfArg(
-        default="exact_answer", help="Metric of the scores before and after training; see trainer_ext/evaluation."
+    evaluator: str | None = HfArg(
+        default=None,
+        help="Evaluator of the held-out questions; see trainer_ext/evaluation/evaluators. Unset: exact_answer where "
+        "all have a reference, else word_overlap with the teacher's answers.",
     )
     learning_rate: float = HfArg(default=5e-6, help="Peak learning rate (paper: 5e-6).")
     num_train_epochs: float = HfArg(default=2.0, help="Passes over the questions (paper: 2).")
@@ -66,6 +70,9 @@ class CrossModalDistillConfig(SFTConfig):
         self._check_schedule()
         # The collator encodes rows; TRL's own preparation would look for text columns.
         self.remove_unused_columns = False
+        if self.greater_is_better is None and self.metric_for_best_model is not None:  # type: ignore[has-type]
+            # The base class takes every metric but those called loss for a score.
+            self.greater_is_better = not self.metric_for_best_model.endswith(LOWER_IS_BETTER)
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}  # type: ignore[has-type]
         super().__post_init__()
 

@@ -18,16 +18,25 @@ from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig
 from trainer_ext.channel_meter import PARTS, ChannelMeter
 from trainer_ext.collator import PairCollator
 from trainer_ext.hub.model_card import RunFacts, write_model_card
+from trainer_ext.judge_free import NAMES as JUDGE_FREE
+from trainer_ext.judge_free import JudgeFreeMeter, mean_divergences
 from trainer_ext.length_sampler import LengthGroupedSampler, ResumableRebalanceSampler
 from trainer_ext.loading.adapter_config import check_peft_config, check_trained_parameters
-from trainer_ext.loss.alignment import response_rows
+from trainer_ext.loss.alignment import gather_response_labels, response_rows
+from trainer_ext.loss.distillation import LossParts, distillation_loss
 from trainer_ext.loss.objective import Objective
+from trainer_ext.loss.teacher_targets import LiveTargets, TeacherTargets
 from trainer_ext.pair_batch import PairBatch
 from trainer_ext.resumable_trainer import ResumableTrainer
 from trainer_ext.row_validation import prepare_rows
 from trainer_ext.run_identity import describe_run
 from trainer_ext.students.base import StudentFamily
-from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward
+from trainer_ext.students.distill_forward import (
+    DistillOutput,
+    DistillRequest,
+    HiddenStatesRequest,
+    install_distill_forward,
+)
 from trainer_ext.teachers.base import Teacher
 
 
@@ -111,6 +120,7 @@ class CrossModalDistillTrainer(ResumableTrainer):
         self.objective = Objective(args.kl_weight, args.temperature, args.divergence, args.beta)
         if teacher is not None:
             teacher.attach(self.model, self.accelerator.device, args.temperature)
+        self.judge_free = JudgeFreeMeter(self.accelerator.device)
         self.meters = {mode: ChannelMeter(self.accelerator.device) for mode in ("train", "eval")}
         self.run_facts = RunFacts(base_model.name_or_path, self.is_adapted)
 
@@ -130,24 +140,44 @@ class CrossModalDistillTrainer(ResumableTrainer):
         targets = None
         if self.teacher is not None:
             targets = self.teacher.targets(batch.teacher_inputs, batch.teacher_index())
-        request = DistillRequest(batch.labels, targets, self.objective)
-        output = model(**batch.model_inputs, distill=request)
-        assert request.parts is not None
         rows = response_rows(batch.labels)  # (N,)
-        batch.check_finite(request.parts, rows, self.state.global_step + 1)
+        if self.model.training or self.is_sharded:
+            request = DistillRequest(batch.labels, targets, self.objective)
+            total = model(**batch.model_inputs, distill=request).total
+            parts = request.parts
+            assert parts is not None
+        else:
+            parts = self._measure_divergences(model, batch, rows, targets)
+            total = parts.total
+        batch.check_finite(parts, rows, self.state.global_step + 1)
         if self.model.training:
-            self.meters["train"].update(request.parts, batch.channel_index[rows])
+            self.meters["train"].update(parts, batch.channel_index[rows])
         else:
             # By question, so that those that fill the last batch of several processes can be left out.
-            sums = self.meters["eval"].sum_by_question(request.parts, batch, rows)
+            sums = self.meters["eval"].sum_by_question(parts, batch, rows)
             self.meters["eval"].add(self.accelerator.gather_for_metrics(sums))
         if num_items_in_batch is None:
-            loss = output.total / max(len(rows), 1)
+            loss = total / max(len(rows), 1)
         else:
-            loss = output.total / num_items_in_batch
+            loss = total / num_items_in_batch
             if self.args.average_tokens_across_devices:
                 loss = loss * self.accelerator.num_processes
-        return (loss, output) if return_outputs else loss
+        return (loss, DistillOutput(total=total)) if return_outputs else loss
+
+    def _measure_divergences(
+        self, model: torch.nn.Module, batch: PairBatch, rows: Tensor, targets: TeacherTargets | None
+    ) -> LossParts:
+        """Return the loss parts of an evaluation's batch, and add its forgetting and misalignment to their meter.
+
+        One forward serves all three. The head is read outside the model, which only an unsharded one allows.
+        """
+        hidden_states = model(**batch.model_inputs, distill=HiddenStatesRequest(batch.labels)).hidden_states
+        head = self.accelerator.unwrap_model(model).get_output_embeddings().weight
+        teacher = targets if isinstance(targets, LiveTargets) else None
+        sums = self.judge_free.sum_by_question(batch, rows, hidden_states, head, teacher)
+        self.judge_free.add(self.accelerator.gather_for_metrics(sums))
+        labels = gather_response_labels(batch.labels)
+        return distillation_loss(hidden_states, head, labels, targets, self.objective)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss parts of each channel, averaged over the tokens since the last log: `s2t/ce`, ..."""
@@ -168,15 +198,17 @@ class CrossModalDistillTrainer(ResumableTrainer):
         """
         if description == "Prediction":
             raise ValueError(
-                "predict() is refused: the student answers by trainer_ext.evaluation.answers.answer_rows, and "
+                "predict() is refused: the student answers by trainer_ext.evaluation.generation, and "
                 "evaluate() computes the loss"
             )
         meter = self.meters["eval"]
         meter.reset()
+        self.judge_free.reset()
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         loss = meter.mean_loss(self.objective)
         means = meter.read_and_reset(lambda sums: sums)  # gathered already
         output.metrics[f"{metric_key_prefix}_loss"] = loss
+        means |= mean_divergences(self.judge_free.read())
         output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items()})
         return output
 
@@ -227,7 +259,7 @@ def check_best_metric(args: CrossModalDistillConfig, eval_dataset: Dataset | Map
     if args.metric_for_best_model is None or args.eval_strategy == "no":
         return
     prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, Mapping) else [""]
-    parts = ["loss", *(f"{channel}/{part}" for channel in args.channels for part in PARTS)]
+    parts = ["loss", *(f"{channel}/{part}" for channel in args.channels for part in PARTS), *JUDGE_FREE]
     known = [f"eval_{prefix}{part}" for prefix in prefixes for part in parts]
     if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" not in known:
         raise ValueError(f"metric_for_best_model {args.metric_for_best_model!r} is none of {', '.join(known)}")

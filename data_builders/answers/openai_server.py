@@ -61,24 +61,32 @@ class OpenAIServer:
 
     def generate(self, batches: list[list[Question]]) -> Iterator[tuple[list[Question], list[AnswerOutcome]]]:
         questions = [question for batch in batches for question in batch]
-        for question, outcome in map_concurrent(self._request, questions, self.in_flight):
+        for question, outcome in map_concurrent(self.request, questions, self.in_flight):
             if isinstance(outcome, ValueError):
                 yield [question], [Rejected(STAGE, "not_answered", str(outcome))]
             else:
                 yield [question], [outcome]
 
-    def _request(self, question: Question) -> Answer:
-        options: dict[str, Any] = {"temperature": 0, "max_tokens": self.max_new_tokens, "extra_body": self.sampling}
+    def request(self, question: Question) -> Answer:
+        """Return the answer to one question.
+
+        Raises:
+            ValueError, TemporaryFailure, ServerUnreachable: see `map_request_errors`.
+        """
         with map_request_errors(self.base_url):
             if self.chat is None or not self.chat.names_control_token(*question):
-                messages: Any = make_messages(question.question, question.system)
-                answered = self.client.chat.completions.create(model=self.model, messages=messages, **options)
-                text, finish_reason = answered.choices[0].message.content, answered.choices[0].finish_reason
-            else:
-                prompt = self.chat.encode_prompt(question.question, question.system)
-                completed = self.client.completions.create(model=self.model, prompt=prompt, **options)
-                text, finish_reason = completed.choices[0].text, completed.choices[0].finish_reason
-        return Answer((text or "").strip(), finish_reason or "stop")
+                return self.chat_once(make_messages(question.question, question.system))
+            prompt = self.chat.encode_prompt(question.question, question.system)
+            completed = self.client.completions.create(model=self.model, prompt=prompt, **self._options())
+            return read_choice(completed.choices[0].text, completed.choices[0].finish_reason)
+
+    def chat_once(self, messages: Any) -> Answer:
+        """Return the answer to a conversation; the client's errors pass."""
+        answered = self.client.chat.completions.create(model=self.model, messages=messages, **self._options())
+        return read_choice(answered.choices[0].message.content, answered.choices[0].finish_reason)
+
+    def _options(self) -> dict[str, Any]:
+        return {"temperature": 0, "max_tokens": self.max_new_tokens, "extra_body": self.sampling}
 
     def _takes_sampling_arguments(self) -> bool:
         """Tell by the server's list of models; a server without one, or out of reach, is taken for a plain one."""
@@ -92,6 +100,10 @@ class OpenAIServer:
 
     def close(self) -> None:
         self.client.close()
+
+
+def read_choice(text: str | None, finish_reason: str | None) -> Answer:
+    return Answer((text or "").strip(), finish_reason or "stop")
 
 
 def load_chat(model: str, revision: str) -> tuple[ChatEncoder | None, list[int]]:

@@ -39,6 +39,11 @@ def check_encoder(family):
     assert lengths == sorted(set(lengths))
     with pytest.raises(ValueError, match="too short"):
         family.encode_speech_prompt(10, "")
+    about = [family.encode_audio_prompt(samples, "How many beeps?", "") for samples in (16_000, 64_000)]
+    assert len(about[1]) - len(about[0]) == lengths[2] - lengths[1]
+    assert about[0] != family.encode_audio_prompt(16_000, "How many dogs?", "")
+    with pytest.raises(ValueError, match="too short"):
+        family.encode_audio_prompt(10, "How many beeps?", "")
     response = family.encode_response("Five.")
     assert response[-1] == family.eos_token_id
     assert max(text + response) < family.vocab_size

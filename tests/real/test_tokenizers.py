@@ -17,7 +17,7 @@ from tests.support.lab import ROOT
 from tests.support.real import find_real
 from tests.support.written_text import write_control_texts, write_texts
 from trainer_ext.collator import PairCollator
-from trainer_ext.evaluation.answers import encode_prompts
+from trainer_ext.evaluation.generation import encode_prompts
 from trainer_ext.students.qwen2_5_omni import Qwen2_5OmniStudent
 from trainer_ext.teachers.prompts import TeacherPromptEncoder
 

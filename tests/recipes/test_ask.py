@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftModel
 
 from data_builders.audio import decode_speech, encode_speech
 from data_builders.schema import SPEECH_RATE_HZ
+from tests.support.answers import answer_rows
 from tests.support.run_script import run_script
-from trainer_ext.evaluation.answers import answer_rows
 
 HELD_BY_SOUNDFILE = {"wav", "flac", "ogg", "mp3"}
 

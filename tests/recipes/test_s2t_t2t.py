@@ -44,7 +44,7 @@ def test_one_line_runs_from_nothing_to_a_pushed_adapter_with_its_report(tmp_path
     report = json.loads((output / "report.json").read_text())
     assert report["steps"] == 3
     assert report["after"]["all"]["teacher_text"] > 90
-    for name in ("plots.png", "resolved.yaml", "README.md", "adapter_model.safetensors", "adapter_config.json"):
+    for name in ("scores.png", "resolved.yaml", "README.md", "adapter_model.safetensors", "adapter_config.json"):
         assert (output / name).stat().st_size > 0
     for name in ("tokenizer.json", "chat_template.jinja", "preprocessor_config.json", "trainer_state.json"):
         assert (output / name).is_file()
@@ -73,7 +73,7 @@ def test_a_push_that_fails_costs_no_result(tmp_path, few_questions):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "quota" in done.stderr.strip().splitlines()[-1]
-    for name in ("report.json", "plots.png", "resolved.yaml", "README.md", "adapter_model.safetensors"):
+    for name in ("report.json", "scores.png", "resolved.yaml", "README.md", "adapter_model.safetensors"):
         assert (output / name).stat().st_size > 0
     assert "exact_answer on held-out questions" in (output / "README.md").read_text()
     assert hub.commits == 0

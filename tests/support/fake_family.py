@@ -59,6 +59,11 @@ class TextOnlyStudent:
             raise ValueError(f"a clip of {samples} samples is too short: it gives no audio token")
         return self.chat.encode_prompt("." * length, system)
 
+    def encode_audio_prompt(self, samples: int, question: str, system: str) -> list[int]:
+        if samples < SAMPLES_PER_TOKEN:
+            raise ValueError(f"a clip of {samples} samples is too short: it gives no audio token")
+        return self.chat.encode_prompt("." * (samples // SAMPLES_PER_TOKEN) + question, system)
+
     def encode_response(self, response: str) -> list[int]:
         return self.chat.encode_response(response)
 

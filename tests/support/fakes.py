@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-import datasets
-import evaluate
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_builders.answers.base import Answer
 from data_builders.arguments import AnswerArguments, SpeechArguments, VerificationArguments
+from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
+from trainer_ext.evaluation.items import one_part
 
 RATE_HZ = 8_000
 
@@ -115,29 +115,30 @@ def careless_divergence(log_p: Tensor, log_q: Tensor, beta: float, q_times_grad:
     return value
 
 
-class FirstWord(evaluate.Metric):
-    """Share of predictions that begin with the reference's first word, in percent."""
+class FirstWord:
+    """Gives a point for the reference's first word."""
 
-    name_of_score = "first_word"
+    needs_reference: ClassVar[bool] = True
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="",
-            citation="",
-            inputs_description="",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+    def __init__(self, settings: EvaluatorSettings) -> None:
+        pass
 
-    def _compute(self, predictions, references):
-        hits = [p.split()[:1] == r.split()[:1] for p, r in zip(predictions, references, strict=True)]
-        return {self.name_of_score: 100 * sum(hits) / len(hits)}
+    def missing(self) -> str | None:
+        return None
+
+    def evaluate(self, answered) -> list:
+        return [one_part(e.answer.text.split()[:1] == e.item.reference.split()[:1]) for e in answered]
 
 
-class FractionMetric(FirstWord):
-    """Broken: a fraction instead of percent."""
+class PercentEvaluator(FirstWord):
+    """Broken: a hundred points of one."""
 
-    def _compute(self, predictions, references):
-        score = super()._compute(predictions, references)[self.name_of_score]
-        return {self.name_of_score: score / 100}
+    def evaluate(self, answered) -> list:
+        return [one_part(100 * score.share) for score in super().evaluate(answered)]
+
+
+class LossyEvaluator(FirstWord):
+    """Broken: no score for an empty answer."""
+
+    def evaluate(self, answered) -> list:
+        return super().evaluate([entry for entry in answered if entry.answer.text])

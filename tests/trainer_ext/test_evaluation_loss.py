@@ -83,7 +83,7 @@ def test_training_parts_are_not_mixed_with_evaluation_parts(make_trainer, pairs)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda trainer, rows: trainer.predict(rows), r"predict\(\) is refused: .*answer_rows"),
+        (lambda trainer, rows: trainer.predict(rows), r"predict\(\) is refused: .*generation"),
         (lambda trainer, rows: trainer.evaluate(rows.select([])), "has no rows"),
         (lambda trainer, rows: trainer.evaluate(rows.map(lambda row: {"channels": []})), "no row .* trains channel"),
         (lambda trainer, rows: trainer.evaluate(Dataset.from_list([{"text": "x"}])), "has no column id"),

@@ -9,7 +9,7 @@ from trainer_ext.checkpoints.identity import IDENTITY, read_identity
 
 # Files of a finished run, which would be taken for those of the new one.
 RESULTS = (
-    "report.json", "plots.png", "resolved.yaml", "trainer_state.json", "adapter_model.safetensors",
+    "report.json", "report.md", "resolved.yaml", "trainer_state.json", "adapter_model.safetensors",
     "adapter_config.json", "model.safetensors", "model.safetensors.index.json",
 )  # fmt: skip
 

@@ -1,55 +1,105 @@
-"""The scores of a run as a table in the terminal and as report.json."""
+"""The third stage: figures, settings and facts of the machine as report.json and report.md."""
 
 import json
-from importlib.metadata import version
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+import torch
 
 from data_builders.storage.atomic import write_atomic
-from trainer_ext.evaluation.scores import ALL_SOURCES, Scores, scores_to_dict
+from trainer_ext.evaluation.benchmarks.base import Benchmark
+from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
+from trainer_ext.evaluation.tables import write_markdown
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
-
-
-def show_table(before: dict[str, Scores], after: dict[str, Scores], evaluator: str) -> None:
-    """Print the scores of every source before and after, in percent, in 80 columns."""
-    table = Table(
-        title=f"{evaluator} on held-out questions, percent: before → after",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("questions", no_wrap=True)
-    for heading in ("teacher\ntext", "student\ntext", "student\nspeech", "gap", "forgetting"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for source, new in after.items():
-        old = before[source]
-        if source == ALL_SOURCES:
-            table.add_section()
-        table.add_row(
-            source.rpartition("/")[2],
-            f"{new.teacher_text:.1f}",
-            *(f"{getattr(old, name):.1f}→{getattr(new, name):.1f}" for name in ("text", "speech", "gap", "forgetting")),
-        )
-    Console().print(table)
+PACKAGE = "crossmodal-kd"
+LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "evaluate", "scipy")
+ROOT = Path(__file__).parents[2]
 
 
-def write_report(
-    file: Path,
-    before: dict[str, Scores],
-    after: dict[str, Scores],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """Write scores, facts of the run and library versions; returns the content."""
-    report = {
-        "before": scores_to_dict(before),
-        "after": scores_to_dict(after),
-        **facts,
-        "versions": {name: version(name) for name in LIBRARIES},
+def describe_harness() -> dict[str, Any]:
+    """Return version, commit, libraries and hardware."""
+    return {
+        "version": find_version(PACKAGE),
+        "commit": find_commit(),
+        "libraries": {name: find_version(name) for name in LIBRARIES},
+        "hardware": find_hardware(),
+        "python": platform.python_version(),
     }
-    write_atomic(file, (json.dumps(report, indent=2) + "\n").encode())
-    return report
+
+
+def find_version(name: str) -> str | None:
+    """Return the version of an installed package; None for one that is not."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def find_commit() -> str | None:
+    """Return the commit of a source checkout; None for an installed package."""
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    except OSError:  # no git
+        return None
+    return done.stdout.strip() or None
+
+
+def find_hardware() -> str:
+    """Return the accelerator's name, or the processor's with its threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def describe_benchmark(benchmark: Benchmark, evaluator: str, items: int) -> dict[str, Any]:
+    """Return what a reader must know of a benchmark."""
+    return {
+        "source": benchmark.source,
+        "config": benchmark.config,
+        "revision": benchmark.revision,
+        "splits": list(benchmark.splits),
+        "evaluator": evaluator,
+        "items": items,
+        "note": benchmark.note,
+    }
+
+
+def make_report(
+    figures: Mapping[str, Any],
+    models: Mapping[str, Any],
+    benchmarks: Mapping[str, Any],
+    settings: EvaluatorSettings,
+    not_scored: Mapping[str, str],
+    **facts: Any,
+) -> dict[str, Any]:
+    """Return the content of report.json.
+
+    Args:
+        figures: of `summarize`.
+        models: label -> description of its source.
+        benchmarks: name -> `describe_benchmark`.
+        facts: further sections.
+    """
+    misreadings = settings.protocol == "voicebench" and settings.keep_misreadings
+    return {
+        "harness": describe_harness(),
+        "settings": {"protocol": settings.protocol, "official_misreadings": misreadings, "seed": settings.seed},
+        "models": dict(models),
+        "benchmarks": dict(benchmarks),
+        "not_scored": dict(not_scored),
+        **figures,
+        **facts,
+    }
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json and report.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "report.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(folder / "report.md", write_markdown(report).encode())

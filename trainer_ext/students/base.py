@@ -64,6 +64,14 @@ class StudentEncoder(Protocol):
         """
         ...
 
+    def encode_audio_prompt(self, samples: int, question: str, system: str) -> list[int]:
+        """Return the token ids of a clip of so many samples at 16 kHz and a written question about it.
+
+        Raises:
+            ValueError: the clip is too short for one audio token.
+        """
+        ...
+
     def encode_response(self, response: str) -> list[int]:
         """Return the token ids that the loss scores: the answer and the end of the turn."""
         ...

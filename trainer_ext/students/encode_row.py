@@ -1,4 +1,4 @@
-"""Encode the question of a row for a channel: as text (t2t) or as speech (s2t)."""
+"""Encode the question of a row for a channel: as text (t2t), as speech (s2t), or as text about a clip (a2t)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,15 @@ def encode_row(encoder: StudentEncoder, row: Mapping[str, Any], channel: str, sa
     """Return the token ids of a row's prompt in one channel.
 
     Args:
-        samples: length of the clip at 16 kHz, for "s2t".
+        samples: length of the clip at 16 kHz, for "s2t" and "a2t".
 
     Raises:
         ValueError: the clip is too short for one audio token.
     """
     if channel == "t2t":
         return encoder.encode_text_prompt(row["question"], row["system"])
+    if channel == "a2t":
+        return encoder.encode_audio_prompt(samples, row["question"], row["system"])
     return encoder.encode_speech_prompt(samples, row["system"])
 
 

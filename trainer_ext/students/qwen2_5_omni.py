@@ -77,10 +77,10 @@ class Qwen2_5OmniStudent:
         self.config = config
         self.eos_token_id: int = tokenizer.eos_token_id
         self._text = TextTokenizer(tokenizer)
-        self._text_prompt = PromptTemplate(
-            tokenizer, self._text, make_messages({"type": "text", "text": QUESTION_SLOT})
-        )
-        self._speech_prompt = PromptTemplate(tokenizer, self._text, make_messages({"type": "audio", "audio": ""}))
+        written, spoken = {"type": "text", "text": QUESTION_SLOT}, {"type": "audio", "audio": ""}
+        self._text_prompt = PromptTemplate(tokenizer, self._text, make_messages(written))
+        self._speech_prompt = PromptTemplate(tokenizer, self._text, make_messages(spoken))
+        self._audio_prompt = PromptTemplate(tokenizer, self._text, make_messages(spoken, written))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "Qwen2_5OmniStudent":
@@ -165,10 +165,17 @@ class Qwen2_5OmniStudent:
         Raises:
             ValueError: the clip is too short for one audio token.
         """
+        return self._lengthen_audio(self._speech_prompt.encode(system=system), samples)
+
+    def encode_audio_prompt(self, samples: int, question: str, system: str) -> list[int]:
+        """Return the token ids of a clip and a written question about it; see `encode_speech_prompt`."""
+        return self._lengthen_audio(self._audio_prompt.encode(question, system), samples)
+
+    def _lengthen_audio(self, ids: list[int], samples: int) -> list[int]:
+        """Repeat a prompt's one audio token, once per 40 ms of its clip."""
         length = self.count_audio_tokens(samples)
         if length < 1:
             raise ValueError(f"a clip of {samples} samples is too short: it gives no audio token")
-        ids = self._speech_prompt.encode(system=system)
         audio = self.config.audio_token_id
         if ids.count(audio) != 1:
             raise ValueError(
@@ -232,11 +239,11 @@ class Qwen2_5OmniStudent:
         return samples.float().cpu().numpy()
 
 
-def make_messages(question: dict[str, str]) -> list[dict[str, Any]]:
-    """Return a question's part, written or spoken, as messages for the family's chat template."""
+def make_messages(*question: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a question's parts, written or spoken, as messages for the family's chat template."""
     return [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM_SLOT}]},
-        {"role": "user", "content": [question]},
+        {"role": "user", "content": [*question]},
     ]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer_ext.evaluation.exact_answer import ends_in
+from trainer_ext.evaluation.evaluators.exact_answer import ends_in
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import ClassVar
 
-import datasets
-import evaluate
+from data_builders.outcomes import Rejected
+from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, require_reference
+from trainer_ext.evaluation.items import AnsweredItem, ItemScore, one_part
 
 UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"  # Thai, Japanese and Chinese characters
 NUMBER = r"(?<![\w.,])-?\d+(?:[.,:]\d+)*(?![^\W_])"
@@ -13,24 +16,19 @@ WORD = re.compile(rf"{NUMBER}|[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['\u2019][^\W_]+)
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
-class ExactAnswer(evaluate.Metric):
-    """Share of predictions that end in the reference's words, in percent; case and punctuation do not count."""
+class ExactAnswer:
+    """A point for an answer that ends in the reference's words; case and punctuation do not count."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.__doc__ or "",
-            citation="",
-            inputs_description="predictions and references: one string each",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+    needs_reference: ClassVar[bool] = True
 
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        correct = [
-            ends_in(prediction, reference) for prediction, reference in zip(predictions, references, strict=True)
-        ]
-        return {"exact_answer": 100 * sum(correct) / len(correct)}
+    def __init__(self, settings: EvaluatorSettings) -> None:
+        pass
+
+    def missing(self) -> str | None:
+        return None
+
+    def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
+        return [one_part(ends_in(entry.answer.text, require_reference(entry))) for entry in answered]
 
 
 def ends_in(answer: str, reference: str) -> bool:

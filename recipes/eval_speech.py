@@ -1,0 +1,209 @@
+"""Measure speech LLMs asked in writing and by voice: scores, gaps, paired intervals, one page to read and hear.
+
+    benchmarks x models -> answers -> scores -> report.json, report.md, pictures, index.html
+
+    python recipes/eval_speech.py                 # the tiny lab: base, adapter and teacher; a minute on two cores
+    python recipes/eval_speech.py --model_name_or_path Qwen/Qwen2.5-Omni-7B --adapters outputs/omni7b_qlora \
+        --benchmarks voicebench/openbookqa voicebench/bbh --output_dir outputs/eval7b
+    python recipes/eval_speech.py --server_base_url http://localhost:8000/v1 --server_model Qwen/Qwen2.5-Omni-7B \
+        --benchmarks voicebench --judge_base_url http://localhost:8001/v1 --judge_model Qwen/Qwen2.5-72B-Instruct
+
+Each stage writes files and reads those of the one before: a run that was killed goes on, and a second one asks nothing.
+"""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+
+from data_builders.arguments import DataArguments
+from data_builders.causal_lm import TeacherSettings
+from data_builders.pairs import load_pairs
+from trainer_ext.command_line import run_command
+from trainer_ext.evaluation.answering import Generation
+from trainer_ext.evaluation.arguments import EvaluationArguments, ModelsArguments, read_pairs
+from trainer_ext.evaluation.benchmarks.base import Benchmark, LoadedBenchmark, load_benchmark
+from trainer_ext.evaluation.benchmarks.own_data import make_mapped_benchmark, make_pairs_benchmark
+from trainer_ext.evaluation.benchmarks.registry import OVERALL, find_benchmarks
+from trainer_ext.evaluation.conditions import apply_condition
+from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
+from trainer_ext.evaluation.judge import JudgeSettings, ServerJudge
+from trainer_ext.evaluation.run import EvaluationPlan, collect_answers, find_missing, report_answers
+from trainer_ext.evaluation.sources.base import AnswerSource
+from trainer_ext.evaluation.sources.openai_server import ServerSource
+from trainer_ext.evaluation.sources.student import LoadSettings, SharedStudent
+from trainer_ext.evaluation.sources.text_llm import TextLLMSource
+from trainer_ext.evaluation.tables import show_scores
+from trainer_ext.parser import RecipeParser
+from trainer_ext.progress import keep_libraries_quiet
+
+TINY_LAB = Path(__file__).parent / "configs" / "eval" / "tiny.yaml"
+BASE = "base"
+
+
+def main() -> None:
+    parser = RecipeParser((ModelsArguments, EvaluationArguments), TINY_LAB)
+    models, evaluation = parser.parse_args_and_config()
+    keep_libraries_quiet()
+    if parser.uses_default_config:
+        models = leave_out_missing_adapters(models)
+    folder = Path(evaluation.output_dir)
+    state = PartialState()
+    with state.main_process_first():
+        benchmarks = load_benchmarks(evaluation)
+    sources = make_sources(models)
+    plan = make_plan(evaluation, benchmarks, BASE if models.model_name_or_path else None)
+    if state.is_main_process:
+        for name, lack in find_missing(plan).items():
+            print(f"{name} will not be scored: it needs {lack}")
+    answers = collect_answers(sources, plan, folder)
+    if state.is_main_process and {"scores", "report"} & set(evaluation.stages):
+        report, _ = report_answers(answers, sources, plan, folder, folder)
+        show_scores(report)
+        print(f"report, pictures and page: {folder}/index.html")
+
+
+def leave_out_missing_adapters(models: ModelsArguments) -> ModelsArguments:
+    """Leave out the lab's adapter, which is made by a training run, if there is none."""
+    there = [adapter for adapter in models.adapters if Path(adapter).is_dir()]
+    for adapter in sorted(set(models.adapters) - set(there)):
+        print(f"{adapter} is not there yet, so the untouched student is scored alone; make it by recipes/s2t_t2t.py")
+    return replace(models, adapters=there)
+
+
+def load_benchmarks(evaluation: EvaluationArguments) -> list[LoadedBenchmark]:
+    """Load the items of every benchmark, and again for every condition of the recordings.
+
+    Raises:
+        ValueError: a data set, split or column is missing.
+    """
+    folders = read_pairs(evaluation.benchmark_folders, "benchmark_folders")
+    splits = read_pairs(evaluation.benchmark_splits, "benchmark_splits")
+    loaded = []
+    for benchmark in find_benchmarks(evaluation.benchmarks):
+        if benchmark.name in splits:
+            benchmark = replace(benchmark, splits=tuple(splits[benchmark.name].split(",")))
+        folder = folders.get(benchmark.name, folders.get(benchmark.name.split("/")[0]))
+        loaded.append(load_benchmark(benchmark, folder, evaluation.max_items))
+    if evaluation.run_config is not None:
+        loaded.append(load_held_out(evaluation))
+    if evaluation.dataset_name is not None:
+        loaded.append(load_own_data(evaluation))
+    changed = [
+        apply_condition(plain, condition)
+        for condition in evaluation.conditions
+        for plain in loaded
+        if "speech" in plain.benchmark.modalities
+    ]
+    return [*loaded, *changed]
+
+
+def load_held_out(evaluation: EvaluationArguments) -> LoadedBenchmark:
+    """Load the held-out rows of a training config, built here if they are not there yet."""
+    assert evaluation.run_config is not None
+    assert evaluation.evaluator is not None
+    file = Path(evaluation.run_config)
+    if not file.is_file():
+        raise ValueError(f"run_config: there is no file {file}")
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    data = DataArguments(**{f.name: config[f.name] for f in fields(DataArguments) if config.get(f.name) is not None})
+    teacher = config.get("teacher_model_name_or_path")
+    pairs = load_pairs(data, teacher and TeacherSettings(teacher, config.get("teacher_model_revision", "main")))
+    if "test" not in pairs:
+        raise ValueError(f"run_config: the data of {file} have no held-out rows (no split 'test')")
+    return select_pairs(pairs["test"], file.stem, evaluation, data.answer_max_new_tokens)
+
+
+def load_own_data(evaluation: EvaluationArguments) -> LoadedBenchmark:
+    """Load a data set of build_data.py, or any other by its columns."""
+    assert evaluation.dataset_name is not None
+    assert evaluation.evaluator is not None
+    if not evaluation.columns:
+        pairs = load_pairs(DataArguments(dataset_name=evaluation.dataset_name), None)
+        if evaluation.dataset_split not in pairs:
+            raise ValueError(
+                f"{evaluation.dataset_name} has no split {evaluation.dataset_split!r}; it has {', '.join(pairs)}"
+            )
+        return select_pairs(pairs[evaluation.dataset_split], evaluation.dataset_name, evaluation, 1024)
+    benchmark: Benchmark = make_mapped_benchmark(
+        evaluation.dataset_name,
+        evaluation.dataset_config,
+        evaluation.dataset_split,
+        read_pairs(evaluation.columns, "columns"),
+        evaluation.evaluator,
+        1024,
+    )
+    return load_benchmark(benchmark, None, evaluation.max_items)
+
+
+def select_pairs(rows: Any, name: str, evaluation: EvaluationArguments, max_new_tokens: int) -> LoadedBenchmark:
+    """Return the rows that have speech as a benchmark."""
+    spoken = [i for i, seconds in enumerate(rows["speech_seconds"]) if seconds]
+    if not spoken:
+        raise ValueError(f"{name} has no held-out row with speech")
+    rows = rows.select(spoken[: evaluation.max_items])
+    return make_pairs_benchmark(rows, name, evaluation.evaluator or "", max_new_tokens)
+
+
+def make_sources(models: ModelsArguments) -> list[AnswerSource]:
+    """Return the models of a report, those of one base beside each other; nothing is loaded yet."""
+    sources: list[AnswerSource] = []
+
+    def share(name: str, revision: str) -> SharedStudent:
+        return SharedStudent(LoadSettings(name, revision, models.dtype, models.load_in_4bit))
+
+    if models.model_name_or_path is not None:
+        shared = share(models.model_name_or_path, models.model_revision)
+        sources.append(shared.make_source(BASE, batch_size=models.batch_size))
+        for adapter in models.adapters:
+            sources.append(shared.make_source(name_model(adapter, sources), adapter, batch_size=models.batch_size))
+    for name in models.other_models:
+        label = name_model(name, sources)
+        sources.append(share(name, "main").make_source(label, batch_size=models.batch_size))
+    if models.server_base_url is not None:
+        assert models.server_model is not None
+        label = name_model(f"{models.server_model} at a server", sources)
+        sources.append(
+            ServerSource(
+                label, models.server_base_url, models.server_model, models.server_concurrency, models.server_takes_audio
+            )
+        )
+    if models.teacher_model_name_or_path is not None:
+        settings = TeacherSettings(
+            models.teacher_model_name_or_path, models.teacher_model_revision, models.dtype, models.load_in_4bit
+        )
+        sources.append(TextLLMSource(name_model("teacher", sources), settings, models.batch_size))
+    return sources
+
+
+def name_model(name_or_path: str, others: list[AnswerSource]) -> str:
+    """Return the last part of a name, or all of it where that is taken."""
+    label = name_or_path.rstrip("/").rpartition("/")[2]
+    return name_or_path if label in {source.label for source in others} else label
+
+
+def make_plan(evaluation: EvaluationArguments, benchmarks: list[LoadedBenchmark], base: str | None) -> EvaluationPlan:
+    """Return what is asked, and how it is scored."""
+    judge = None
+    if evaluation.judge_base_url is not None:
+        assert evaluation.judge_model is not None
+        settings = JudgeSettings(
+            evaluation.judge_base_url, evaluation.judge_model, evaluation.judge_votes, evaluation.judge_temperature
+        )
+        judge = ServerJudge(settings, Path(evaluation.output_dir) / "judge.sqlite")
+    return EvaluationPlan(
+        benchmarks=benchmarks,
+        evaluators={b.benchmark.name: evaluation.evaluator or b.benchmark.evaluator for b in benchmarks},
+        modalities=evaluation.modalities,
+        settings=EvaluatorSettings(evaluation.protocol, evaluation.official_misreadings, evaluation.seed, judge),
+        generation=Generation(evaluation.max_new_tokens, evaluation.seed, "answers" in evaluation.stages),
+        base=base,
+        overall={name: [f"voicebench/{subset}" for subset in subsets] for name, subsets in OVERALL.items()},
+        page_items=evaluation.page_items,
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,165 @@
+"""Tests of recipes/eval_speech.py as a command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from peft import LoraConfig, PeftModel
+
+from tests.support.judge_server import JudgeServer
+from tests.support.lab import ROOT, STUDENT, TEACHER
+from tests.support.processes import ENVIRONMENT, run
+from tests.support.published_sets import read_clips, write_voicebench
+from tests.support.run_script import run_script
+
+BASE = ["--model_name_or_path", STUDENT, "--dtype", "float32"]
+
+
+@pytest.fixture
+def evaluate(monkeypatch, capsys):
+    return lambda *words: run_script("eval_speech.py", [*BASE, *words], monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def run_config(questions_file, tmp_path_factory):
+    """A training config of the small data set."""
+    folder = tmp_path_factory.mktemp("config")
+    config = yaml.safe_load((ROOT / "recipes" / "configs" / "tiny.yaml").read_text())
+    config |= {"questions": str(questions_file), "cache_dir": str(folder / "data")}
+    (folder / "small.yaml").write_text(yaml.safe_dump(config))
+    return str(folder / "small.yaml")
+
+
+@pytest.fixture(scope="module")
+def adapter(family, tmp_path_factory):
+    """An adapter that makes answers worse."""
+    folder = tmp_path_factory.mktemp("adapter") / "worse"
+    config = LoraConfig(target_modules=family.lora_target_modules, r=4, init_lora_weights=False)
+    PeftModel(family.load_model(STUDENT, dtype="float32"), config).save_pretrained(str(folder))
+    return str(folder)
+
+
+def test_base_adapter_and_teacher_are_asked_the_held_out_questions(evaluate, run_config, adapter, tmp_path):
+    """Prevents: an evaluation of other rows than the run held out, and a second run that asks everything again."""
+    words = ["--run_config", run_config, "--evaluator", "exact_answer", "--adapters", adapter]
+    words += ["--teacher_model_name_or_path", TEACHER, "--output_dir", str(tmp_path / "eval"), "--max_items", "9"]
+    said, error = evaluate(*words)
+    assert error == ""
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    cells = {(line["model"], line["modality"]): line["value"] for line in report["scores"] if line["group"] == "all"}
+    assert cells.keys() == {
+        ("base", "text"), ("base", "speech"), ("worse", "text"), ("worse", "speech"), ("teacher", "text"),
+    }  # fmt: skip
+    assert cells["teacher", "text"] == 100
+    assert cells["base", "text"] > cells["worse", "text"]
+    for name in ("report.md", "scores.png", "lengths.png", "index.html", "scores.jsonl"):
+        assert (tmp_path / "eval" / name).stat().st_size > 0
+    answers = {file: file.stat().st_mtime_ns for file in (tmp_path / "eval" / "answers").rglob("*.jsonl")}
+    again, error = evaluate(*words, "--stages", "scores", "report")
+    assert error == ""
+    assert again.split("scores, percent")[1] == said.split("scores, percent")[1]
+    assert {file: file.stat().st_mtime_ns for file in answers} == answers
+
+
+def test_a_published_subset_is_answered_scored_and_judged(evaluate, pairs, tmp_path):
+    """Prevents: a harness that loads a benchmark and cannot ask it."""
+    rows = list({row["question"]: row for row in pairs["test"]}.values())[:3]
+    folder = write_voicebench(tmp_path / "voicebench", rows, read_clips(rows))
+    words = ["--benchmarks", "voicebench/openbookqa", "voicebench/bbh", "voicebench/ifeval", "voicebench/commoneval"]
+    words += ["voicebench/advbench", "--benchmark_folders", f"voicebench={folder}", "--max_new_tokens", "24"]
+    words += ["--output_dir", str(tmp_path / "eval")]
+    said, error = evaluate(*words)
+    assert error == ""
+    assert "voicebench/commoneval is not scored: it needs a judge" in said
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    assert "voicebench/commoneval" in report["not_scored"]
+    lines = {line["benchmark"]: line for line in report["scores"] if line["group"] == "all"}
+    assert "value" not in lines["voicebench/commoneval"]
+    assert lines["voicebench/openbookqa"]["guessed"] == 100  # the lab's student knows no letters
+    with JudgeServer(lambda *_: "4") as server:
+        said, error = evaluate(*words, "--judge_base_url", server.url, "--judge_model", "judge")
+        assert error == ""
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    judged = [line["value"] for line in report["scores"] if line["benchmark"] == "voicebench/commoneval"]
+    assert judged == [80, 80]
+
+
+def test_harder_recordings_give_a_curve(evaluate, run_config, tmp_path):
+    """Prevents: a robustness figure that lowers the plain score, or asks the written question again."""
+    words = ["--run_config", run_config, "--evaluator", "exact_answer", "--max_items", "4"]
+    words += ["--conditions", "noise=0", "speed=1.5", "--output_dir", str(tmp_path / "eval")]
+    _, error = evaluate(*words)
+    assert error == ""
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    assert {(line["condition"], line.get("snr_db")) for line in report["robustness"]} == {
+        ("noise 0 dB", 0.0), ("speed 1.5", None),
+    }  # fmt: skip
+    assert len([line for line in report["scores"] if line["modality"] == "text" and line["group"] == "all"]) == 1
+    assert (tmp_path / "eval" / "robustness.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--benchmarks", "voicebanch"], "benchmarks: unknown 'voicebanch'"),
+        ([], "name what to ask: benchmarks, run_config or dataset_name"),
+        (["--run_config", "nowhere.yaml"], "run_config and dataset_name need an evaluator"),
+        (["--run_config", "nowhere.yaml", "--evaluator", "exact_answer"], "there is no file nowhere.yaml"),
+        (["--benchmarks", "voicebench/bbh", "--protocol", "loose"], "protocol must be one of voicebench, strict"),
+        (["--benchmarks", "voicebench/bbh", "--evaluator", "bleu"], "evaluator: unknown 'bleu'"),
+        (["--benchmarks", "voicebench/bbh", "--judge_model", "j"], "judge_base_url and judge_model go together"),
+        (["--benchmarks", "voicebench/bbh", "--conditions", "rain"], "conditions: 'rain' is unknown"),
+        (["--benchmarks", "mmar"], "give a copy by --benchmark_folders mmar=PATH"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_loaded(evaluate, words, problem):
+    """Prevents: a typo that is found after a model of 15 GB is in memory."""
+    _, error = evaluate(*words)
+    assert problem in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def start(words, folder):
+    return subprocess.Popen(
+        [sys.executable, "recipes/eval_speech.py", *BASE, *words, "--output_dir", str(folder)], cwd=ROOT,
+        env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def count_bytes(folder):
+    """Return the size of all answers so far."""
+    return sum(file.stat().st_size for file in folder.rglob("*.jsonl"))
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_killed_again_and_again_ends_with_the_same_report(run_config, tmp_path):
+    """Prevents: answers that are lost, asked twice, or differ because other questions shared their batch."""
+    words = ["--run_config", run_config, "--evaluator", "exact_answer", "--batch_size", "2"]
+    assert start(words, tmp_path / "straight").wait(timeout=300) == 0
+    for kill in range(5):
+        process = start(words, tmp_path / "killed")
+        enough = count_bytes(tmp_path / "killed") + 400 * (kill + 1)
+        while process.poll() is None and count_bytes(tmp_path / "killed") < enough:
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert start(words, tmp_path / "killed").wait(timeout=300) == 0
+    first, second = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("straight", "killed"))
+    for key in ("scores", "differences", "overall"):
+        assert first[key] == second[key]
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one(run_config, tmp_path):
+    """Prevents: questions that two processes both ask, or neither."""
+    words = ["--run_config", run_config, "--evaluator", "exact_answer", "--batch_size", "4", "--output_dir"]
+    run(["torchrun", "--nproc_per_node", "2", "recipes/eval_speech.py", *BASE, *words, str(tmp_path / "two")])
+    run([sys.executable, "recipes/eval_speech.py", *BASE, *words, str(tmp_path / "one")])
+    one, two = (json.loads((tmp_path / name / "report.json").read_text())["scores"] for name in ("one", "two"))
+    assert one == two

@@ -1,0 +1,1 @@
+"""Benchmarks: a data set, its prompt and its evaluator."""

@@ -1,0 +1,1 @@
+"""Evaluators: answered items -> points."""

@@ -1,0 +1,46 @@
+"""Any metric of the library evaluate that gives one number for one answer, by its name or its folder."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from data_builders.outcomes import Rejected
+from trainer_ext.evaluation.evaluators.base import require_reference
+from trainer_ext.evaluation.items import AnsweredItem, ItemScore, one_part
+
+
+class LibraryMetric:
+    """`evaluate.load(name)`, asked answer by answer, so that differences between models can be paired.
+
+    Raises:
+        ValueError: there is no such metric, or its library is not installed.
+    """
+
+    needs_reference: ClassVar[bool] = True
+
+    def __init__(self, name: str) -> None:
+        import evaluate
+
+        self.name = name
+        try:
+            self.metric = evaluate.load(name, keep_in_memory=True)
+        except (FileNotFoundError, ImportError, ConnectionError, OSError) as error:
+            raise ValueError(
+                f"evaluator: the metric {name!r} cannot be loaded ({' '.join(str(error).split())[:200]}); without a "
+                "network, give the folder of a copy"
+            ) from error
+
+    def missing(self) -> str | None:
+        return None
+
+    def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
+        return [one_part(self._compute(entry)) for entry in answered]
+
+    def _compute(self, entry: AnsweredItem) -> float:
+        result: dict[str, Any] = self.metric.compute(
+            predictions=[entry.answer.text], references=[require_reference(entry)]
+        )
+        numbers = {key: value for key, value in result.items() if isinstance(value, (int, float))}
+        key = self.metric.name if self.metric.name in numbers else next(iter(numbers), None)
+        if key is None:
+            raise ValueError(f"evaluator: the metric {self.name!r} gives no number, but {', '.join(result)}")
+        return float(numbers[key])

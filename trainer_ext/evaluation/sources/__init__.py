@@ -1,0 +1,1 @@
+"""Answer sources: models in memory and behind servers, asked in every modality they take."""

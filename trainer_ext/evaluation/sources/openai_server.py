@@ -1,0 +1,84 @@
+"""A model behind an OpenAI-compatible server (vLLM and others), asked in writing or by audio in the user's turn."""
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import soundfile
+
+from data_builders.answers.base import Answer as ServerAnswer
+from data_builders.answers.base import Question
+from data_builders.answers.openai_server import OpenAIServer
+from data_builders.chat import DEFAULT_SYSTEM
+from data_builders.clients.concurrent import map_concurrent
+from data_builders.clients.openai import map_request_errors
+from data_builders.outcomes import TemporaryFailure
+from data_builders.schema import SPEECH_RATE_HZ
+from trainer_ext.evaluation.generation import cut_batches
+from trainer_ext.evaluation.items import MODALITIES, REFUSED, Answer
+from trainer_ext.evaluation.sources.base import Asked
+from trainer_ext.students.encode_row import decode_clip
+
+BATCHES_IN_FLIGHT = 4  # so that the slowest answer of a batch keeps few others waiting
+
+
+class ServerSource:
+    """A server's model, decoding greedily.
+
+    Args:
+        model: its name at the server.
+        in_flight: requests at a time.
+        takes_audio: whether to ask it by `input_audio` parts too.
+    """
+
+    def __init__(self, label: str, base_url: str, model: str, in_flight: int = 16, takes_audio: bool = True) -> None:
+        self.label, self.base_url, self.model, self.in_flight = label, base_url, model, in_flight
+        self.modalities: tuple[str, ...] = tuple(MODALITIES) if takes_audio else ("text",)
+        self.weights: object = self
+        self._server: OpenAIServer | None = None
+
+    def free(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._server = None
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": self.model, "model_fingerprint": f"{self.model} by a server", "adapter": None}
+
+    def cut(self, asked: Sequence[Asked], modality: str) -> list[list[int]]:
+        return cut_batches([len(entry.item.question) for entry in asked], BATCHES_IN_FLIGHT * self.in_flight, 1)
+
+    def answer(self, asked: Sequence[Asked], modality: str, max_new_tokens: int) -> list[Answer | TemporaryFailure]:
+        if self._server is None:
+            self._server = OpenAIServer(self.base_url, self.model, "main", max_new_tokens, self.in_flight)
+        self._server.max_new_tokens = max_new_tokens
+        server = self._server
+
+        def request(position: int) -> Answer:
+            entry, start = asked[position], time.perf_counter()
+            if modality == "text":
+                answered = server.request(Question(entry.item.question, entry.item.system))
+            else:
+                clip = decode_clip(entry.to_row(), MODALITIES[modality])
+                answered = self._ask_by_audio(server, entry, clip, modality == "audio")
+            return Answer(answered.text, answered.finish_reason, None, round(time.perf_counter() - start, 4))
+
+        answers: dict[int, Answer | TemporaryFailure] = {}
+        for position, outcome in map_concurrent(request, range(len(asked)), self.in_flight):
+            refused = isinstance(outcome, ValueError)
+            answers[position] = Answer("", REFUSED, detail=str(outcome)) if refused else outcome  # type: ignore[assignment]
+        return [answers[position] for position in range(len(asked))]
+
+    def _ask_by_audio(self, server: OpenAIServer, entry: Asked, clip: Any, with_question: bool) -> ServerAnswer:
+        """Ask by a clip alone, or by a clip and the question about it."""
+        file = io.BytesIO()
+        soundfile.write(file, clip, SPEECH_RATE_HZ, format="WAV", subtype="PCM_16")
+        data = base64.b64encode(file.getvalue()).decode()
+        parts: list[dict[str, Any]] = [{"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}]
+        if with_question:
+            parts.append({"type": "text", "text": entry.item.question})
+        system = {"role": "system", "content": entry.item.system or DEFAULT_SYSTEM}
+        with map_request_errors(self.base_url):
+            return server.chat_once([system, {"role": "user", "content": parts}])
