@@ -10,6 +10,12 @@ from data_builders.schema import CHANNELS
 EXECUTORS = ("local", "slurm", "ray")
 
 
+def check_test_share(share: float) -> None:
+    """Raise ValueError for a share that leaves nothing to train on."""
+    if not 0 <= share < 1:
+        raise ValueError(f"test_share is in [0, 1), got {share}")
+
+
 @dataclass(frozen=True)
 class QuestionArguments:
     """The questions, and the selection among them."""
@@ -43,6 +49,10 @@ class QuestionArguments:
         "are exact. Unset: the source's `channels`, or both.",
     )
     max_rejected_share: float = HfArg(default=1.0, help="Stop if a larger share of the questions is dropped.")
+    test_share: float = HfArg(
+        default=0.0,
+        help="Share of the questions without a `split` of their own to hold out for the split `test`, chosen by hash.",
+    )
     seed: int = HfArg(default=0, help="Seed of sampling, channels and augmentation.")
 
     def __post_init__(self) -> None:
@@ -52,6 +62,7 @@ class QuestionArguments:
             raise ValueError(f"language is two letters, such as en or de, got {self.language!r}")
         if not 0 <= self.max_rejected_share <= 1:
             raise ValueError(f"max_rejected_share is in [0, 1], got {self.max_rejected_share}")
+        check_test_share(self.test_share)
         if not 0 < self.sample_fraction <= 1:
             raise ValueError(f"sample_fraction is in (0, 1], got {self.sample_fraction}")
         if not 0 < self.near_duplicates <= 1:
@@ -255,6 +266,11 @@ class DataArguments(VoiceArguments):
         help="Questions to build a data set from: a JSONL, CSV, TSV, text or Parquet file, or a `datasets` id.",
     )
     cache_dir: str = HfArg(default="outputs/data", help="Folder of the caches of finished answers and clips.")
+    test_share: float = HfArg(
+        default=0.1,
+        help="Share of the questions to hold out, of those without a `split` of their own: they are asked before and "
+        "after training, and never trained on.",
+    )
     answer_max_new_tokens: int = HfArg(
         default=256, help="Longest answer of the teacher and of the evaluated student, in tokens."
     )
@@ -263,6 +279,7 @@ class DataArguments(VoiceArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_test_share(self.test_share)
         # `--questions ""` unsets the config's value.
         object.__setattr__(self, "questions", self.questions or None)
         if (self.dataset_name is None) == (self.questions is None):

@@ -82,7 +82,10 @@ def build_pairs(
         raise ValueError("building a data set from `questions` needs `teacher_model_name_or_path`, which answers them")
     settings = BuildSettings(
         QuestionArguments(
-            questions=arguments.questions, filter_unspeakable=False, max_rejected_share=max_rejected_share
+            questions=arguments.questions,
+            filter_unspeakable=False,
+            max_rejected_share=max_rejected_share,
+            test_share=arguments.test_share,
         ),
         AnswerArguments(
             teacher_model_name_or_path=teacher.name_or_path,

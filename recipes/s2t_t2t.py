@@ -168,7 +168,10 @@ def show_preview(
     """Print counts, reasons, three rows as the student reads them, tokens and the memory plan; nothing is made."""
     if data.dataset_name is None:
         questions = QuestionArguments(
-            questions=data.questions, filter_unspeakable=False, max_rejected_share=training.allowed_rejected_share
+            questions=data.questions,
+            filter_unspeakable=False,
+            max_rejected_share=training.allowed_rejected_share,
+            test_share=data.test_share,
         )
         preview = preview_questions(questions, (1, 1), check)
         counts, rows, seconds = preview.counts, preview.rows, list(preview.speech_seconds)

@@ -33,7 +33,7 @@ class SourceQuestion(TypedDict):
 
     source: str
     source_id: str
-    split: str
+    split: str | None  # None: the source does not say
     system: str
     question: str
     gold_response: str | None
@@ -51,7 +51,7 @@ def read_questions(
 
     Args:
         name_or_path: a local file, or the id of a `datasets` repository, which is streamed.
-        split: split of a repository. Its rows are for training unless a column `split` says otherwise.
+        split: split of a repository; which rows are for training, a column `split` says.
         columns: field=column for fields that the source names differently: "system=system_prompt".
 
     Raises:
@@ -143,8 +143,8 @@ def make_question(row: dict[str, Any], number: int, default_source: str) -> Sour
     if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
         raise ValueError(f"row {number}: channels is no list of {', '.join(CHANNELS)}: {channels!r}")
     check_channels(channels, f"row {number}")
-    split = as_text(row.get("split")) or "train"
-    if not re.fullmatch(r"\w+", split):
+    split = as_text(row.get("split"))
+    if split is not None and not re.fullmatch(r"\w+", split):
         raise ValueError(f"row {number}: {split!r} is no name of a split; write letters and digits")
     return SourceQuestion(
         source=as_text(row.get("source")) or default_source,

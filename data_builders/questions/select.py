@@ -63,6 +63,7 @@ def fingerprint_selection(
     names = ["questions_split", "columns", "sample_fraction", "max_rows", "filter_unspeakable"]
     names += ["channel_shares", "seed", *(FILTER_FIELDS if arguments.filter_unspeakable else ())]
     names += ["language"] if arguments.language != "en" else []
+    names += ["test_share"] if arguments.test_share else []
     return content_key(
         "selection 2",
         fingerprint_source(arguments.questions, arguments.questions_revision),
@@ -148,6 +149,11 @@ def write_selection(
     (folder / "selection.json").write_text(json.dumps({"counts": counts, "shards": selected.shards}, indent=1))
 
 
+def choose_split(test_share: float, seed: int, row: SourceQuestion) -> str:
+    """Return the split of a question by its words, so that equal ones of several sources share it."""
+    return "test" if hash_to_unit("test", seed, make_row_id("", row["question"])) < test_share else "train"
+
+
 def judge_questions(
     arguments: QuestionArguments, folder: Path, text_check: TextCheck | None = None
 ) -> Generator[tuple[int, SourceQuestion, str, str | Rejected], None, None]:
@@ -166,6 +172,7 @@ def judge_questions(
             row_id = make_row_id(row["source"], row["question"], row["system"])
             if hash_to_unit("sample", arguments.seed, row_id) >= arguments.sample_fraction:
                 continue
+            row["split"] = row["split"] or choose_split(arguments.test_share, arguments.seed, row)
             verdict = question_filter.judge(row, row_id, number)
             if not isinstance(verdict, Rejected) and row["split"] == "train":
                 row["channels"] = assigner.assign(row_id) or row["channels"]

@@ -49,14 +49,35 @@ def test_sixty_messy_questions_go_through_in_one_go(start, tmp_path):
     assert "9 of 60 questions cannot be used" in error
 
     # Every other question is trained on, or listed with its reason.
-    kept = load_dataset_folder(str(folder))["train"]
+    splits = load_dataset_folder(str(folder))
+    kept, held_out = splits["train"], splits["test"]
     listed = {row["id"] for file in (folder / "rejected").glob("*") for row in pq.read_table(file).to_pylist()}
     if (file := tmp_path / "run" / "rejected_rows.jsonl").exists():
         listed |= {json.loads(line)["id"] for line in file.read_text().splitlines()}
-    assert len(listed | set(kept["id"])) == len(RIGHT)
+    assert len(listed | set(kept["id"])) + len(set(held_out["question"])) == len(RIGHT)
     trained = [text for text, row_id in zip(kept["question"], kept["id"], strict=True) if row_id not in listed]
     assert len(trained) > 40
-    assert "<|AUDIO|> what do you hear?" in trained
+    assert "<|AUDIO|> what do you hear?" in {*trained, *held_out["question"]}
+
+
+def test_what_the_run_did_is_measured_on_questions_that_it_did_not_train(start, tmp_path):
+    """Prevents: a run on one's own questions that ends in "no scores", or scores of questions that were trained."""
+    said, error, (folder,) = start("--test_share", "0.2")
+    assert error == ""
+    splits = load_dataset_folder(str(folder))
+    assert 4 < len(set(splits["test"]["question"])) < 18
+    assert not set(splits["test"]["question"]) & set(splits["train"]["question"])
+    assert "word_overlap on held-out questions" in said
+    assert "misalignment, nats per response token: " in said
+    run = tmp_path / "run"
+    report = json.loads((run / "report.json").read_text())
+    assert {line["name"] for line in report["judge_free"]} == {"forgetting", "misalignment"}
+    assert report["after"]["all"]["teacher_text"] == 100
+    asked = {json.loads(line)["item"]["question"] for line in next(run.rglob("*.text.*.jsonl")).open()}
+    assert asked == set(splits["test"]["question"])
+    for name in ("report.md", "scores.png", "lengths.png", "loss.png", "_answers/index.html"):
+        assert (run / name).stat().st_size > 0
+    assert "word_overlap on held-out questions" in (run / "README.md").read_text()
 
 
 def test_strict_names_all_of_them_before_anything_is_answered(start, tmp_path):

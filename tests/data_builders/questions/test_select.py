@@ -207,3 +207,22 @@ def test_text_is_normalized_in_its_language():
     """Prevents: German numbers that are read out in English."""
     assert normalize_for_tts("Was ist 25 + 17?", "de") == "Was ist 25 + 17?"
     assert "二十五" in normalize_for_tts("25加17等于多少？", "zh")
+
+
+def test_a_share_of_the_questions_is_held_out_by_their_words(tmp_path):
+    """Prevents: a question that is tested in one voice and trained in another, or under the name of another source."""
+    rows = [{"question": f"What is {n} plus {n}?", "source": source} for n in range(300) for source in ("a", "b")]
+    rows += [{"question": "Which animal barks?", "split": "train"}, {"question": "Which animal meows?", "split": "dev"}]
+    held_out = read(make(tmp_path, rows, test_share=0.2))
+    splits = collections.defaultdict(set)
+    for row in held_out:
+        splits[row["split"]].add(row["question"])
+    assert 35 < len(splits["test"]) < 85
+    assert not splits["test"] & splits["train"]
+    assert "Which animal barks?" in splits["train"]
+    assert splits["dev"] == {"Which animal meows?"}
+    again = read(make(tmp_path, [*rows, {"question": "What is one more?"}], test_share=0.2))
+    assert splits["test"] <= {row["question"] for row in again if row["split"] == "test"}
+    assert {row["split"] for row in read(make(tmp_path, rows[:40]))} == {"train"}
+    with pytest.raises(ValueError, match=r"test_share is in \[0, 1\), got 1"):
+        make(tmp_path, rows, test_share=1)

@@ -1,5 +1,6 @@
 """Tests of the answers' stage: files, resuming, several models, a server."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,11 +8,13 @@ import pytest
 from data_builders.audio import decode_speech
 from data_builders.causal_lm import TeacherSettings
 from data_builders.outcomes import TemporaryFailure
+from tests.support.audio_chat_server import AudioChatServer
 from tests.support.lab import STUDENT, TEACHER
 from trainer_ext.evaluation.answer_file import read_answers
 from trainer_ext.evaluation.answering import Generation, answer_benchmark
 from trainer_ext.evaluation.benchmarks.own_data import make_pairs_benchmark
 from trainer_ext.evaluation.conditions import apply_condition, parse_condition
+from trainer_ext.evaluation.evaluators.base import load_evaluator
 from trainer_ext.evaluation.items import REFUSED, Answer
 from trainer_ext.evaluation.sources.openai_server import ServerSource
 from trainer_ext.evaluation.sources.student import LoadSettings, SharedStudent
@@ -87,9 +90,7 @@ def test_a_killed_run_goes_on_with_the_same_batches(lab, tmp_path):
 def test_an_answer_to_another_question_does_not_count(lab, tmp_path):
     """Prevents: yesterday's answers for today's data under the same ids."""
     answer_benchmark(CountingSource(), lab, "text", tmp_path, GENERATION)
-    changed = lab._replace(
-        items=[lab.items[0].__class__(**{**vars(item), "system": "Be brief."}) for item in lab.items]
-    )
+    changed = lab._replace(items=[dataclasses.replace(item, system="Be brief.") for item in lab.items])
     again = CountingSource()
     answer_benchmark(again, changed, "text", tmp_path, GENERATION)
     assert len(again.asked) == len({item.question_id for item in lab.items})
@@ -161,3 +162,20 @@ def test_harder_recordings_are_the_same_for_every_model(lab):
     for text in ("noise", "noise=loud", "speed=9", "rain", "room=1"):
         with pytest.raises(ValueError, match="a condition is noise=DECIBELS"):
             parse_condition(text)
+
+
+@pytest.mark.parametrize("modality", ["text", "speech", "audio"])
+def test_a_server_that_hears_scores_as_the_model_in_process(lab, pristine_student, family, modality, tmp_path):
+    """Prevents: other scores by another way of asking: clip, question and system prompt arrive as they are."""
+    if modality == "audio":
+        lab = lab._replace(benchmark=dataclasses.replace(lab.benchmark, modalities=("audio",)))
+    inside = SharedStudent(LoadSettings(STUDENT, dtype="float32")).make_source("base")
+    expected = answer_benchmark(inside, lab, modality, tmp_path, GENERATION)
+    with AudioChatServer(pristine_student, family) as server:
+        source = ServerSource("server", server.url, "student", in_flight=4)
+        answers = answer_benchmark(source, lab, modality, tmp_path, GENERATION)
+        source.free()
+    assert [entry.answer.text for entry in answers] == [entry.answer.text for entry in expected]
+    assert [entry.answer.finish_reason for entry in answers] == [entry.answer.finish_reason for entry in expected]
+    scores = [load_evaluator("exact_answer").evaluate(entries) for entries in (answers, expected)]
+    assert scores[0] == scores[1]
