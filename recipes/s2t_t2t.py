@@ -245,9 +245,17 @@ def load_trainer(
         family=family,
         teacher=teacher,
         train_dataset=pairs["train"],
-        eval_dataset=pairs["test"] if training.eval_strategy != "no" else None,
+        eval_dataset=choose_eval_rows(pairs["test"], training) if training.eval_strategy != "no" else None,
         peft_config=peft_config,
     )
+
+
+def choose_eval_rows(test: datasets.Dataset, training: CrossModalDistillConfig) -> datasets.Dataset:
+    """Return the rows of evaluations during training: all of them, or `max_eval_samples` spread over all."""
+    count = training.max_eval_samples
+    if count is None or count >= len(test):
+        return test
+    return test.select([i * len(test) // count for i in range(count)])
 
 
 def show_progress(trainer: CrossModalDistillTrainer, memory: MemoryCallback) -> None:

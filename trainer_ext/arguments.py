@@ -57,6 +57,12 @@ class CrossModalDistillConfig(SFTConfig):
         help="Evaluator of the held-out questions; see trainer_ext/evaluation/evaluators. Unset: exact_answer where "
         "all have a reference, else word_overlap with the teacher's answers.",
     )
+    eval_answers: int = HfArg(
+        default=0, help="Held-out questions that the student answers at every evaluation, in text and in speech."
+    )
+    max_eval_samples: int | None = HfArg(
+        default=None, help="Held-out rows of the evaluations during training; unset, all of them."
+    )
     learning_rate: float = HfArg(default=5e-6, help="Peak learning rate (paper: 5e-6).")
     num_train_epochs: float = HfArg(default=2.0, help="Passes over the questions (paper: 2).")
     hub_strategy: str = HfArg(default="end", help="When to push, with `push_to_hub`: 'end' alone.")
@@ -110,6 +116,8 @@ class CrossModalDistillConfig(SFTConfig):
         for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.eval_answers < 0 or (self.max_eval_samples is not None and self.max_eval_samples < 1):
+            raise ValueError("eval_answers must be 0 or more, and max_eval_samples 1 or more")
         if self.max_steps == 0:
             raise ValueError("max_steps must be above 0, or -1 for num_train_epochs")
         if self.optim_target_modules and not any(name in str(self.optim) for name in ("galore", "apollo")):

@@ -10,6 +10,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from data_builders.schema import CHANNELS
+from trainer_ext.judge_free import NAMES as JUDGE_FREE
 
 
 class ChannelProgressCallback(ProgressCallback):
@@ -28,13 +29,22 @@ class ChannelProgressCallback(ProgressCallback):
         for prefix in ("", "eval_"):
             if line := describe_channels(logs, prefix):
                 name, totals = prefix.rstrip("_") or "train", describe_totals(logs, prefix)
-                self.training_bar.write(f"{name} step {state.global_step:>5}  {totals} | {line}")
+                scores = describe_scores(logs, prefix)
+                self.training_bar.write(f"{name} step {state.global_step:>5}  {totals} | {line}{scores}")
 
 
 def describe_totals(logs: dict[str, Any], prefix: str) -> str:
     """Return "loss 1.23 lr 0.002 epoch 0.4" for the totals in the logs."""
     shown = {"loss": f"{prefix}loss", "lr": "learning_rate", "epoch": "epoch"}
     return " ".join(f"{name} {float(logs[key]):.3g}" for name, key in shown.items() if key in logs)
+
+
+def describe_scores(logs: dict[str, Any], prefix: str) -> str:
+    """Return " | forgetting 0.07 misalignment 0.24 text 95.8 speech 50" for the figures of an evaluation."""
+    shown = [f"{name} {logs[prefix + name]:.3g}" for name in JUDGE_FREE if prefix + name in logs]
+    for modality in ("text", "speech"):
+        shown += [f"{modality} {value:.3g}" for key, value in logs.items() if key.startswith(f"{prefix}{modality}/")]
+    return f" | {' '.join(shown)}" if shown else ""
 
 
 def describe_channels(logs: dict[str, Any], prefix: str) -> str:

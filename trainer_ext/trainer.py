@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig
 from trainer_ext.channel_meter import PARTS, ChannelMeter
 from trainer_ext.collator import PairCollator
+from trainer_ext.evaluation.quick_scores import choose_questions, score_questions
 from trainer_ext.hub.model_card import RunFacts, write_model_card
 from trainer_ext.judge_free import NAMES as JUDGE_FREE
 from trainer_ext.judge_free import JudgeFreeMeter, mean_divergences
@@ -209,8 +210,17 @@ class CrossModalDistillTrainer(ResumableTrainer):
         means = meter.read_and_reset(lambda sums: sums)  # gathered already
         output.metrics[f"{metric_key_prefix}_loss"] = loss
         means |= mean_divergences(self.judge_free.read())
+        means |= self._score_answers(dataloader.dataset)
         output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items()})
         return output
+
+    def _score_answers(self, rows: Dataset) -> dict[str, float]:
+        """Return the scores of `eval_answers` of the evaluated questions; every process answers them all."""
+        if self.args.eval_answers == 0 or self.is_sharded:
+            return {}
+        model = self.accelerator.unwrap_model(self.model)
+        chosen = choose_questions(rows, self.args.eval_answers)
+        return score_questions(model, self.family, chosen, self.args.evaluator, self.args.eval_batch_size)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """Return the data loader of an evaluation; rows that are given here are validated like those of training."""
@@ -257,6 +267,8 @@ class CrossModalDistillTrainer(ResumableTrainer):
 def check_best_metric(args: CrossModalDistillConfig, eval_dataset: Dataset | Mapping[str, Dataset] | None) -> None:
     """Raise ValueError for a `metric_for_best_model` that no evaluation gives; names those that one gives."""
     if args.metric_for_best_model is None or args.eval_strategy == "no":
+        return
+    if args.eval_answers and args.metric_for_best_model.removeprefix("eval_").startswith(("text/", "speech/")):
         return
     prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, Mapping) else [""]
     parts = ["loss", *(f"{channel}/{part}" for channel in args.channels for part in PARTS), *JUDGE_FREE]

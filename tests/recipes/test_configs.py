@@ -56,6 +56,17 @@ def test_an_ablation_differs_from_the_default_in_what_it_studies(file):
         "tiny_reverse_kl": {"divergence"},
         "tiny_jsd": {"divergence", "beta"},
         "tiny_qlora": {"load_in_4bit", "bnb_4bit_quant_type"},
+        "tiny_evaluated": {
+            "eval_strategy",
+            "eval_steps",
+            "max_eval_samples",
+            "eval_answers",
+            "per_device_eval_batch_size",
+            "load_best_model_at_end",
+            "metric_for_best_model",
+            "save_steps",
+            "save_total_limit",
+        },
         "tiny_full": {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "learning_rate"},
     }[file.stem]
     ours, default = (yaml.safe_load(f.read_text()) for f in (file, file.with_name("tiny.yaml")))

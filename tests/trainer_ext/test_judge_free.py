@@ -4,9 +4,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.support.lab import STUDENT
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.collator import PairCollator
 from trainer_ext.evaluation.divergences import measure_divergences
+from trainer_ext.evaluation.quick_scores import choose_questions
 from trainer_ext.judge_free import token_kl
 from trainer_ext.loss.alignment import gather_response_states
 from trainer_ext.loss.teacher_targets import LiveTargets
@@ -95,3 +97,26 @@ def test_lower_is_better_without_being_told(make_config):
             eval_strategy="steps", save_strategy="steps", load_best_model_at_end=True, metric_for_best_model=metric
         )
         assert config.greater_is_better is False
+
+
+def test_questions_are_answered_at_every_evaluation(make_trainer, pairs):
+    """Prevents: scores at the end alone; and a training that goes on in eval mode, or with other numbers, after."""
+    settings = dict(eval_dataset=pairs["test"], eval_strategy="steps", eval_steps=1, max_steps=2)
+    trainer = make_trainer(**settings, eval_answers=5)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    for entry in logged:
+        assert 0 <= entry["eval_speech/exact_answer"] <= 100
+        assert entry["eval_text/exact_answer"] > 40
+    plain = make_trainer(**settings, model=trainer.family.load_model(STUDENT, dtype=torch.float32))
+    plain.train()
+    losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (trainer, plain)]
+    assert losses[0] == losses[1]
+
+
+def test_questions_are_chosen_from_all_of_the_rows(pairs):
+    """Prevents: scores of the first topic alone, or of a question once per voice."""
+    chosen = choose_questions(pairs["test"], 5)
+    assert len(set(chosen["question"])) == len(chosen) == 5
+    assert len(set(chosen["source"])) > 2
+    assert len(choose_questions(pairs["test"], 1000)) == len(set(pairs["test"]["question"]))
