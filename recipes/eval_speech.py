@@ -29,8 +29,11 @@ from trainer_ext.evaluation.benchmarks.own_data import make_mapped_benchmark, ma
 from trainer_ext.evaluation.benchmarks.registry import OVERALL, find_benchmarks
 from trainer_ext.evaluation.conditions import apply_condition
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
+from trainer_ext.evaluation.items import AnsweredItem
 from trainer_ext.evaluation.judge import JudgeSettings, ServerJudge
+from trainer_ext.evaluation.judge_free_stage import TextLLM, measure_students
 from trainer_ext.evaluation.run import EvaluationPlan, collect_answers, find_missing, report_answers
+from trainer_ext.evaluation.scoring import Cell
 from trainer_ext.evaluation.sources.base import AnswerSource
 from trainer_ext.evaluation.sources.openai_server import ServerSource
 from trainer_ext.evaluation.sources.student import LoadSettings, SharedStudent
@@ -59,10 +62,27 @@ def main() -> None:
         for name, lack in find_missing(plan).items():
             print(f"{name} will not be scored: it needs {lack}")
     answers = collect_answers(sources, plan, folder)
+    judge_free = measure_judge_free(models, evaluation, sources, plan, answers) if evaluation.judge_free else []
     if state.is_main_process and {"scores", "report"} & set(evaluation.stages):
-        report, _ = report_answers(answers, sources, plan, folder, folder)
+        report, _ = report_answers(answers, sources, plan, folder, folder, judge_free=judge_free)
         show_scores(report)
         print(f"report, pictures and page: {folder}/index.html")
+
+
+def measure_judge_free(
+    models: ModelsArguments,
+    evaluation: EvaluationArguments,
+    sources: list[AnswerSource],
+    plan: EvaluationPlan,
+    answers: dict[Cell, list[AnsweredItem]],
+) -> list[dict[str, Any]]:
+    """Return misalignment and forgetting of every student; the teacher is loaded if figures are missing."""
+    teacher = None
+    if models.teacher_model_name_or_path is not None:
+        teacher = TextLLM(read_teacher(models, models.teacher_model_name_or_path))
+    return measure_students(
+        sources, plan.benchmarks, answers, plan.base, teacher, Path(evaluation.output_dir), evaluation.seed
+    )
 
 
 def leave_out_missing_adapters(models: ModelsArguments) -> ModelsArguments:
@@ -171,11 +191,14 @@ def make_sources(models: ModelsArguments) -> list[AnswerSource]:
             )
         )
     if models.teacher_model_name_or_path is not None:
-        settings = TeacherSettings(
-            models.teacher_model_name_or_path, models.teacher_model_revision, models.dtype, models.load_in_4bit
-        )
+        settings = read_teacher(models, models.teacher_model_name_or_path)
         sources.append(TextLLMSource(name_model("teacher", sources), settings, models.batch_size))
     return sources
+
+
+def read_teacher(models: ModelsArguments, name_or_path: str) -> TeacherSettings:
+    """Return how the text LLM is loaded."""
+    return TeacherSettings(name_or_path, models.teacher_model_revision, models.dtype, models.load_in_4bit)
 
 
 def name_model(name_or_path: str, others: list[AnswerSource]) -> str:

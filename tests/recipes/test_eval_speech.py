@@ -48,6 +48,7 @@ def test_base_adapter_and_teacher_are_asked_the_held_out_questions(evaluate, run
     """Prevents: an evaluation of other rows than the run held out, and a second run that asks everything again."""
     words = ["--run_config", run_config, "--evaluator", "exact_answer", "--adapters", adapter]
     words += ["--teacher_model_name_or_path", TEACHER, "--output_dir", str(tmp_path / "eval"), "--max_items", "9"]
+    words += ["--judge_free", "true"]
     said, error = evaluate(*words)
     assert error == ""
     report = json.loads((tmp_path / "eval" / "report.json").read_text())
@@ -59,7 +60,12 @@ def test_base_adapter_and_teacher_are_asked_the_held_out_questions(evaluate, run
     assert cells["base", "text"] > cells["worse", "text"]
     for name in ("report.md", "scores.png", "lengths.png", "index.html", "scores.jsonl"):
         assert (tmp_path / "eval" / name).stat().st_size > 0
-    answers = {file: file.stat().st_mtime_ns for file in (tmp_path / "eval" / "answers").rglob("*.jsonl")}
+    judge_free = {(line["model"], line["name"]): line for line in report["judge_free"]}
+    assert judge_free["worse", "misalignment"]["change"]["value"] != 0
+    assert judge_free["worse", "forgetting"]["value"] > judge_free["base", "forgetting"]["value"] > 0
+    made = [*(tmp_path / "eval" / "answers").rglob("*.jsonl"), *(tmp_path / "eval" / "divergences").rglob("*.json")]
+    answers = {file: file.stat().st_mtime_ns for file in made}
+    assert len(answers) == 5 + 2
     again, error = evaluate(*words, "--stages", "scores", "report")
     assert error == ""
     assert again.split("scores, percent")[1] == said.split("scores, percent")[1]

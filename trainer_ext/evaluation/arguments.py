@@ -101,6 +101,10 @@ class EvaluationArguments:
     judge_model: str | None = HfArg(default=None, help="The judge's name at its server.")
     judge_votes: int = HfArg(default=1, help="Votes per answer.")
     judge_temperature: float = HfArg(default=0.0, help="Temperature of the judge; above 0 for several votes.")
+    judge_free: bool = HfArg(
+        default=False,
+        help="Measure misalignment too (KL of a student's text from its speech) and, with a teacher, forgetting.",
+    )
     seed: int = HfArg(default=0, help="Seed of guesses and of bootstrap intervals.")
     stages: list[str] = HfArg(
         default_factory=lambda: list(STAGES), help="Stages to run: answers, scores, report. The others are read."

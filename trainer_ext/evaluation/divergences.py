@@ -1,12 +1,11 @@
 """Forgetting and misalignment of a student on rows of the data contract, question by question."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,12 +19,21 @@ from trainer_ext.students.base import StudentFamily
 from trainer_ext.students.distill_forward import HiddenStatesRequest
 from trainer_ext.teachers.base import Teacher
 
+
+class Rows(Protocol):
+    """Rows of the data contract, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Any: ...
+
+
 WITH_STATES = ("model", "self")  # kinds of teacher whose whole distribution is there
 
 
 @torch.no_grad()
 def measure_divergences(
-    model: PreTrainedModel, family: StudentFamily, rows: Dataset, teacher: Teacher | None, batch_size: int = 16
+    model: PreTrainedModel, family: StudentFamily, rows: Rows, teacher: Teacher | None, batch_size: int = 16
 ) -> dict[str, Tensor]:
     """Return sum and tokens of each divergence, (2, rows), over the tokens of the teacher's answers.
 
@@ -59,7 +67,7 @@ def measure_divergences(
 
 
 def collate(
-    collator: PairCollator, rows: Dataset, positions: list[int], batch_size: int
+    collator: PairCollator, rows: Rows, positions: list[int], batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield batches of the rows that can be encoded, in both channels, with their positions."""
     usable = []

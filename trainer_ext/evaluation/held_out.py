@@ -18,11 +18,12 @@ from trainer_ext.evaluation.answering import Generation
 from trainer_ext.evaluation.benchmarks.own_data import make_pairs_benchmark
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, load_evaluator
 from trainer_ext.evaluation.items import STOP, Answer, AnsweredItem
+from trainer_ext.evaluation.judge_free_stage import add_by_question
 from trainer_ext.evaluation.run import EvaluationPlan, collect_answers, report_answers
 from trainer_ext.evaluation.scoring import Cell
 from trainer_ext.evaluation.sources.base import AnswerSource
 from trainer_ext.evaluation.sources.student import StudentSource
-from trainer_ext.evaluation.statistics import Totals, estimate_score
+from trainer_ext.evaluation.statistics import estimate_score
 from trainer_ext.evaluation.summary import ALL, round_estimate
 from trainer_ext.evaluation.tables import find_line
 from trainer_ext.students.base import StudentFamily
@@ -126,10 +127,10 @@ class HeldOut:
     def _list_divergences(self) -> list[dict[str, Any]]:
         """Return forgetting and misalignment before and after, in nats per response token, with intervals."""
         lines = []
+        questions = [item.question_id for item in self.plan.benchmarks[0].items]
         for label, found in self.divergences.items():
             for name, (total, tokens) in found.items():
-                asked = (tokens > 0).nonzero()[:, 0]
-                totals = Totals([name], total[asked].numpy()[None], tokens[asked].numpy()[None])
+                totals = add_by_question(questions, [total.tolist(), tokens.tolist()])
                 estimate = estimate_score(totals, scale=1.0, seed=self.plan.settings.seed)
                 lines.append({"name": name, "model": label, **round_estimate(estimate)})
         return lines

@@ -33,8 +33,17 @@ def show_scores(report: Mapping[str, Any]) -> None:
         table.add_row(f"{benchmark}\n  {model}", *(cell.replace(" (", "\n").rstrip(")") for cell in cells))
         before = benchmark
     Console().print(table)
+    for line in report.get("judge_free", []):
+        print(f"{line['model']}, {line['name']}: {describe_nats(line)} nats per response token")
     for name, missing in report.get("not_scored", {}).items():
         print(f"{name} is not scored: it needs {missing}")
+
+
+def describe_nats(line: Line) -> str:
+    """Return a divergence with its interval, and the change against the base."""
+    text = f"{line['value']:.3f} [{line['low']:.3f}, {line['high']:.3f}]"
+    change = line.get("change")
+    return text if change is None else f"{text} ({change['value']:+.3f} [{change['low']:.3f}, {change['high']:.3f}])"
 
 
 def write_markdown(report: Mapping[str, Any]) -> str:
@@ -49,6 +58,10 @@ def write_markdown(report: Mapping[str, Any]) -> str:
     notes = [f"{name}: {facts['note']}." for name, facts in report["benchmarks"].items() if facts["note"]]
     notes += [f"{name} is not scored: it needs {missing}." for name, missing in report.get("not_scored", {}).items()]
     protocol = report["settings"]["protocol"]
+    notes += [
+        f"{line['name']} of {line['model']}: {describe_nats(line)} nats per response token."
+        for line in report.get("judge_free", [])
+    ]
     notes.insert(0, f"Percent, with 95 % bootstrap intervals over questions; protocol {protocol}; gap = text - speech.")
     return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
 

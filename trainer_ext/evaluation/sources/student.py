@@ -25,6 +25,7 @@ from trainer_ext.evaluation.sources.base import Asked
 from trainer_ext.loading.adapter import load_adapter
 from trainer_ext.loading.student import load_student
 from trainer_ext.students.base import StudentFamily
+from trainer_ext.students.distill_forward import install_distill_forward
 from trainer_ext.students.encode_row import decode_clip, encode_row
 from trainer_ext.students.registry import load_student_family
 
@@ -73,6 +74,7 @@ class SharedStudent:
         model = load_student(arguments, self.family)
         if not settings.load_in_4bit:
             model = model.to(PartialState().device)
+        install_distill_forward(model, self.family.packed_inputs)  # gives hidden states; answers are as before
         return model
 
     def make_source(
