@@ -27,6 +27,7 @@ from trainer_ext.evaluation.arguments import EvaluationArguments, ModelsArgument
 from trainer_ext.evaluation.benchmarks.base import Benchmark, LoadedBenchmark, load_benchmark
 from trainer_ext.evaluation.benchmarks.own_data import make_mapped_benchmark, make_pairs_benchmark
 from trainer_ext.evaluation.benchmarks.registry import OVERALL, find_benchmarks
+from trainer_ext.evaluation.clip_errors import FreeRecognizer, measure_clips
 from trainer_ext.evaluation.conditions import apply_condition
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
 from trainer_ext.evaluation.items import AnsweredItem
@@ -38,6 +39,8 @@ from trainer_ext.evaluation.sources.base import AnswerSource
 from trainer_ext.evaluation.sources.openai_server import ServerSource
 from trainer_ext.evaluation.sources.student import LoadSettings, SharedStudent
 from trainer_ext.evaluation.sources.text_llm import TextLLMSource
+from trainer_ext.evaluation.spoken_answers import measure_spoken_answers
+from trainer_ext.evaluation.summary import round_estimate
 from trainer_ext.evaluation.tables import show_scores
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
@@ -64,7 +67,8 @@ def main() -> None:
     answers = collect_answers(sources, plan, folder)
     judge_free = measure_judge_free(models, evaluation, sources, plan, answers) if evaluation.judge_free else []
     if state.is_main_process and {"scores", "report"} & set(evaluation.stages):
-        report, _ = report_answers(answers, sources, plan, folder, folder, judge_free=judge_free)
+        facts = measure_speech(models, evaluation, plan, folder) if evaluation.recognizer else {}
+        report, _ = report_answers(answers, sources, plan, folder, folder, judge_free=judge_free, **facts)
         show_scores(report)
         print(f"report, pictures and page: {folder}/index.html")
 
@@ -83,6 +87,33 @@ def measure_judge_free(
     return measure_students(
         sources, plan.benchmarks, answers, plan.base, teacher, Path(evaluation.output_dir), evaluation.seed
     )
+
+
+def measure_speech(
+    models: ModelsArguments, evaluation: EvaluationArguments, plan: EvaluationPlan, folder: Path
+) -> dict[str, Any]:
+    """Return word error rates of the recordings and, if asked for, of the students' spoken answers."""
+    assert evaluation.recognizer is not None
+    recognizer = FreeRecognizer(evaluation.recognizer, evaluation.recognizer_model)
+    clip_errors = []
+    for loaded in plan.benchmarks:
+        if evaluation.conditions and "speech" in loaded.benchmark.modalities:
+            measured = measure_clips(loaded, recognizer, folder, evaluation.seed)
+            place = {"benchmark": loaded.benchmark.name, "condition": loaded.condition}
+            clip_errors.append({**place, **round_estimate(measured)})
+    spoken = []
+    if evaluation.spoken_answers and models.model_name_or_path is not None:
+        items = [item for loaded in plan.benchmarks if not loaded.condition for item in loaded.items if item.question]
+        spoken = measure_spoken_answers(
+            LoadSettings(models.model_name_or_path, models.model_revision, models.dtype),
+            [(name_model(adapter, []), adapter) for adapter in models.adapters],
+            list({item.question_id: item for item in items}.values())[: evaluation.spoken_answers],
+            recognizer,
+            evaluation.max_new_tokens or 256,
+            folder,
+            evaluation.seed,
+        )
+    return {"clip_errors": clip_errors, "spoken_answers": spoken}
 
 
 def leave_out_missing_adapters(models: ModelsArguments) -> ModelsArguments:

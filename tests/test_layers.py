@@ -37,7 +37,7 @@ POSITION = {name: n for n, line in enumerate(ORDER.split("\n")) for name in line
 # All that training sees of the data: columns, clips, what a text LLM reads and how it is loaded, registries, files.
 SEEN_BY_TRAINING = {"schema", "outcomes", "audio", "chat", "chat_encoder", "causal_lm", "registry", "storage"}
 # Evaluation asks text LLMs and servers as the data builder does, disturbs clips and counts wrong words.
-SEEN_BY_EVALUATION = {"answers", "clients", "speech"}
+SEEN_BY_EVALUATION = {"answers", "arguments", "clients", "speech"}
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts): file
     for package in ("data_builders", "trainer_ext")

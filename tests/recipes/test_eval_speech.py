@@ -16,6 +16,7 @@ from tests.support.lab import ROOT, STUDENT, TEACHER
 from tests.support.processes import ENVIRONMENT, run
 from tests.support.published_sets import read_clips, write_voicebench
 from tests.support.run_script import run_script
+from tests.support.tiny_whisper import save_tiny_whisper
 
 BASE = ["--model_name_or_path", STUDENT, "--dtype", "float32"]
 
@@ -98,13 +99,19 @@ def test_a_published_subset_is_answered_scored_and_judged(evaluate, pairs, tmp_p
 def test_harder_recordings_give_a_curve(evaluate, run_config, tmp_path):
     """Prevents: a robustness figure that lowers the plain score, or asks the written question again."""
     words = ["--run_config", run_config, "--evaluator", "exact_answer", "--max_items", "4"]
-    words += ["--conditions", "noise=0", "speed=1.5", "--output_dir", str(tmp_path / "eval")]
+    words += ["--conditions", "noise=0", "speed=1.5", "voice=en-us+f3/160/50", "--output_dir", str(tmp_path / "eval")]
+    whisper = save_tiny_whisper(tmp_path / "whisper")
+    words += ["--recognizer", "whisper", "--recognizer_model", whisper]
     _, error = evaluate(*words)
     assert error == ""
     report = json.loads((tmp_path / "eval" / "report.json").read_text())
     assert {(line["condition"], line.get("snr_db")) for line in report["robustness"]} == {
-        ("noise 0 dB", 0.0), ("speed 1.5", None),
+        ("", None), ("noise 0 dB", 0.0), ("speed 1.5", None), ("voice en-us+f3/160/50", None),
     }  # fmt: skip
+    errors = {line["condition"]: line["value"] for line in report["clip_errors"]}
+    assert errors.keys() == {line["condition"] for line in report["robustness"]}
+    assert all("word_error_rate" in line for line in report["robustness"])
+    assert (tmp_path / "eval" / "word_errors.png").exists()
     assert len([line for line in report["scores"] if line["modality"] == "text" and line["group"] == "all"]) == 1
     assert (tmp_path / "eval" / "robustness.png").exists()
 
@@ -169,3 +176,24 @@ def test_two_processes_answer_as_one(run_config, tmp_path):
     run([sys.executable, "recipes/eval_speech.py", *BASE, *words, str(tmp_path / "one")])
     one, two = (json.loads((tmp_path / name / "report.json").read_text())["scores"] for name in ("one", "two"))
     assert one == two
+
+
+def test_a_full_model_s_voice_is_compared_with_what_it_writes(
+    tiny_omni, adapter, run_config, monkeypatch, capsys, tmp_path
+):
+    """Prevents: a tuned model whose voice is garbled, unnoticed, because its text is scored alone."""
+    whisper = save_tiny_whisper(tmp_path / "whisper")
+    words = ["--model_name_or_path", str(tiny_omni), "--dtype", "float32", "--run_config", run_config]
+    words += ["--evaluator", "exact_answer", "--max_items", "2", "--max_new_tokens", "6", "--spoken_answers", "2"]
+    words += ["--output_dir", str(tmp_path / "eval"), "--recognizer", "whisper", "--recognizer_model", whisper]
+    said, error = run_script("eval_speech.py", words, monkeypatch, capsys)
+    assert error == ""
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    (line,) = report["spoken_answers"]
+    assert line["model"] == "base"
+    assert line["value"] > 0  # random weights
+    assert len(list((tmp_path / "eval" / "spoken" / "base").glob("*.wav"))) == line["questions"]
+    assert "word error rate of spoken against written answers" in said
+    with_student = ["--model_name_or_path", STUDENT, *words[2:-6], "--output_dir", str(tmp_path / "mute"), *words[-4:]]
+    _, error = run_script("eval_speech.py", with_student, monkeypatch, capsys)
+    assert "cannot speak" in error

@@ -95,7 +95,16 @@ class EvaluationArguments:
     )
     conditions: list[str] = HfArg(
         default_factory=list,
-        help="Ask in speech again with changed recordings: noise=20 noise=0 (dB) room phone speed=1.2.",
+        help="Ask in speech again with changed recordings: noise=20 noise=0 (dB) room phone speed=1.2 "
+        "voice=en-us+f3/160/50.",
+    )
+    recognizer: str | None = HfArg(
+        default=None,
+        help="Recognizer of word error rates, of recordings under conditions and of spoken answers: whisper.",
+    )
+    recognizer_model: str = HfArg(default="openai/whisper-large-v3-turbo", help="Model of the recognizer.")
+    spoken_answers: int = HfArg(
+        default=0, help="Let the full model speak its answers to so many questions, and compare them with the written."
     )
     judge_base_url: str | None = HfArg(default=None, help="An OpenAI-compatible server of a judge.")
     judge_model: str | None = HfArg(default=None, help="The judge's name at its server.")
@@ -135,6 +144,8 @@ class EvaluationArguments:
             raise ValueError("name what to ask: benchmarks, run_config or dataset_name")
         if (self.run_config or self.dataset_name) and self.evaluator is None:
             raise ValueError("run_config and dataset_name need an evaluator: exact_answer, judged_answer, ...")
+        if self.spoken_answers < 0 or (self.spoken_answers and self.recognizer is None):
+            raise ValueError("spoken_answers is 0 or more, and needs a recognizer: --recognizer whisper")
         for condition in self.conditions:
             parse_condition(condition)
 

@@ -1,4 +1,4 @@
-"""Recordings under harder conditions: the same questions in noise, in a room, over a telephone, faster or slower."""
+"""Recordings under other conditions: in noise, in a room, over a telephone, faster or slower, in another voice."""
 
 from functools import cache, partial
 from typing import Any
@@ -6,17 +6,20 @@ from typing import Any
 import numpy as np
 import soxr
 
-from data_builders.audio import decode_speech, encode_speech
+from data_builders.arguments import SpeechArguments
+from data_builders.audio import decode_speech, encode_speech, resample_speech
 from data_builders.schema import SPEECH_RATE_HZ
 from data_builders.speech.augmentation import Augmenter
+from data_builders.speech.synthesis import SpeechEngine, load_engine
 from trainer_ext.evaluation.benchmarks.base import LoadedBenchmark
+from trainer_ext.evaluation.items import Item
 
-NOISE, SPEED = "noise", "speed"
+NOISE, SPEED, VOICE = "noise", "speed", "voice"
 PLAIN = ("room", "phone")
-HOW = "a condition is noise=DECIBELS, speed=FACTOR, room or phone"
+HOW = "a condition is noise=DECIBELS, speed=FACTOR, voice=NAME (of espeak), room or phone"
 
 
-def parse_condition(text: str) -> tuple[str, float | None]:
+def parse_condition(text: str) -> tuple[str, float | str | None]:
     """Return name and value of a condition.
 
     Raises:
@@ -25,6 +28,8 @@ def parse_condition(text: str) -> tuple[str, float | None]:
     name, _, value = text.partition("=")
     if name in PLAIN and not value:
         return name, None
+    if name == VOICE and value:
+        return name, value
     try:
         number = float(value)
     except ValueError:
@@ -35,8 +40,15 @@ def parse_condition(text: str) -> tuple[str, float | None]:
 
 
 def apply_condition(loaded: LoadedBenchmark, text: str) -> LoadedBenchmark:
-    """Return a benchmark with changed clips; noise is drawn by the item's id, so that every model hears the same."""
+    """Return a benchmark with changed clips; noise is drawn by the item's id, so that every model hears the same.
+
+    Raises:
+        ValueError: there is no such voice.
+    """
     name, value = parse_condition(text)
+    if isinstance(value, str):
+        load_speaker().check_voices([value])
+        return loaded._replace(condition=f"{name} {value}", change_clip=partial(speak_question, value))
     label = text if value is None else f"{name} {value:g}{' dB' if name == NOISE else ''}"
     return loaded._replace(condition=label, change_clip=partial(change_clip, name, value))
 
@@ -47,12 +59,23 @@ def load_augmenter(name: str, snr_db: float) -> Augmenter:
     return Augmenter([name], [snr_db, snr_db])
 
 
-def change_clip(name: str, value: float | None, clip: dict[str, Any], item_id: str) -> dict[str, Any]:
+@cache
+def load_speaker() -> SpeechEngine:
+    """Start the data builder's default TTS engine."""
+    return load_engine(SpeechArguments())
+
+
+def change_clip(name: str, value: float | None, clip: dict[str, Any], item: Item) -> dict[str, Any]:
     """Return an undecoded clip under a condition."""
-    samples = decode_speech(clip, item_id)
+    samples = decode_speech(clip, item.id)
     if name == SPEED:
         assert value is not None
         changed = np.asarray(soxr.resample(samples, SPEECH_RATE_HZ * value, SPEECH_RATE_HZ), dtype=np.float32)
     else:
-        changed = load_augmenter(name, 0.0 if value is None else value).apply(samples, item_id)
+        changed = load_augmenter(name, 0.0 if value is None else value).apply(samples, item.id)
     return {"bytes": encode_speech(changed), "path": None}
+
+
+def speak_question(voice: str, clip: dict[str, Any], item: Item) -> dict[str, Any]:
+    """Return an item's question in another voice instead of its clip."""
+    return {"bytes": encode_speech(resample_speech(*load_speaker().synthesize(item.question, voice))), "path": None}

@@ -1,6 +1,7 @@
 """Pictures of a report: scores in both modalities, answer lengths, gaps by group, robustness; loss over the steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ GROUPS_SHOWN = 20
 
 def plot_report(folder: Path, report: Mapping[str, Any], results: Results) -> list[Path]:
     """Write the pictures that the report has figures for; returns their files."""
-    drawn = {
+    drawn: dict[str, tuple[Callable[[Axes, Mapping[str, Any]], None], bool]] = {
         "scores.png": (draw_scores, any("value" in line for line in report["scores"])),
         "gaps.png": (draw_gaps, any(line["kind"] == "gap" and line["group"] != ALL for line in report["differences"])),
         "lengths.png": (lambda axes, _: draw_lengths(axes, results), bool(results)),
-        "robustness.png": (draw_robustness, any("snr_db" in line for line in report.get("robustness", []))),
+        "robustness.png": (partial(draw_robustness, key="snr_db"), has_key(report, "snr_db")),
+        "word_errors.png": (partial(draw_robustness, key="word_error_rate"), has_key(report, "word_error_rate")),
     }
     files = []
     for name, (draw, has_figures) in drawn.items():
@@ -103,13 +105,24 @@ def draw_lengths(axes: Axes, results: Results) -> None:
     axes.set(title="length of the answers", ylabel="words")
 
 
-def draw_robustness(axes: Axes, report: Mapping[str, Any]) -> None:
-    """Draw speech scores against the signal-to-noise ratio."""
-    lines = [line for line in report["robustness"] if "snr_db" in line and "value" in line]
+CURVES = {
+    "snr_db": "signal-to-noise ratio of the recordings, dB",
+    "word_error_rate": "word error rate of the recordings, percent",
+}
+
+
+def has_key(report: Mapping[str, Any], key: str) -> bool:
+    """Tell whether the recordings were measured so."""
+    return any(key in line for line in report.get("robustness", []))
+
+
+def draw_robustness(axes: Axes, report: Mapping[str, Any], key: str) -> None:
+    """Draw speech scores against a measure of the recordings, a key of CURVES."""
+    lines = [line for line in report["robustness"] if key in line]
     for number, model in enumerate(dict.fromkeys(line["model"] for line in lines)):
-        points = sorted((line["snr_db"], line["value"]) for line in lines if line["model"] == model)
+        points = sorted((line[key], line["value"]) for line in lines if line["model"] == model)
         axes.plot(*zip(*points, strict=True), marker="o", color=COLORS[number % len(COLORS)], label=model)
-    axes.set(title="speech score in noise", xlabel="signal-to-noise ratio, dB", ylabel="percent")
+    axes.set(title="speech score under other conditions", xlabel=CURVES[key], ylabel="percent")
     axes.legend()
 
 

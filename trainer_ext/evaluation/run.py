@@ -8,6 +8,7 @@ from typing import Any
 from data_builders.outcomes import TemporaryFailure
 from trainer_ext.evaluation.answering import Generation, answer_benchmark
 from trainer_ext.evaluation.benchmarks.base import LoadedBenchmark
+from trainer_ext.evaluation.conditions import NOISE
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, load_evaluator
 from trainer_ext.evaluation.items import AnsweredItem
 from trainer_ext.evaluation.page import write_page
@@ -112,7 +113,7 @@ def report_answers(
         },
         plan.settings,
         not_scored,
-        robustness=list_robustness(figures["scores"]),
+        robustness=list_robustness(figures["scores"], facts.get("clip_errors", [])),
         **facts,
     )
     report = finish(report)
@@ -140,12 +141,23 @@ def make_clip_reader(plan: EvaluationPlan) -> Callable[[str, str], dict[str, Any
     return read
 
 
-def list_robustness(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the speech scores under conditions, with the signal-to-noise ratio where it is one."""
+def list_robustness(
+    scores: Sequence[Mapping[str, Any]], clip_errors: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the speech scores of benchmarks that are asked under conditions, the plain ones too.
+
+    A line has the signal-to-noise ratio where noise was added, and the word error rate where clips were transcribed.
+    """
+    changed = {line["benchmark"] for line in scores if line["condition"]}
+    errors = {(line["benchmark"], line["condition"]): line["value"] for line in clip_errors}
     lines = []
     for line in scores:
-        if line["condition"] and line["group"] == ALL and "value" in line:
+        if line["benchmark"] in changed and (line["modality"], line["group"]) == ("speech", ALL) and "value" in line:
             kept = {key: line[key] for key in ("benchmark", "model", "condition", "value", "low", "high")}
             name, _, rest = line["condition"].partition(" ")
-            lines.append({**kept, **({"snr_db": float(rest.removesuffix(" dB"))} if name == "noise" else {})})
+            if name == NOISE:
+                kept["snr_db"] = float(rest.removesuffix(" dB"))
+            if (found := errors.get((line["benchmark"], line["condition"]))) is not None:
+                kept["word_error_rate"] = found
+            lines.append(kept)
     return lines

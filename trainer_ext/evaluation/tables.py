@@ -35,6 +35,8 @@ def show_scores(report: Mapping[str, Any]) -> None:
     Console().print(table)
     for line in report.get("judge_free", []):
         print(f"{line['model']}, {line['name']}: {describe_nats(line)} nats per response token")
+    for line in report.get("spoken_answers", []):
+        print(f"{line['model']}: word error rate of spoken against written answers, percent: {describe(line)}")
     for name, missing in report.get("not_scored", {}).items():
         print(f"{name} is not scored: it needs {missing}")
 

@@ -126,7 +126,9 @@ def test_a_clip_that_cannot_be_asked_is_a_refused_answer(lab, pairs, tmp_path):
     rows = [pairs["test"][i] for i in range(3)]
     source = SharedStudent(LoadSettings(STUDENT, dtype="float32")).make_source("base")
     small = lab._replace(items=lab.items[:3], clips=pairs["test"].select(range(3)).rename_column("speech", "clip"))
-    broken = small._replace(change_clip=lambda clip, i: {"bytes": b"?", "path": None} if i == rows[1]["id"] else clip)
+    broken = small._replace(
+        change_clip=lambda clip, i: {"bytes": b"?", "path": None} if i.id == rows[1]["id"] else clip
+    )
     answers = answer_benchmark(source, broken, "speech", tmp_path, GENERATION)
     assert [entry.answer.finish_reason == REFUSED for entry in answers] == [False, True, False]
     assert "cannot be read" in answers[1].answer.detail

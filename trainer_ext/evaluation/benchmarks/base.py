@@ -77,21 +77,21 @@ class LoadedBenchmark(NamedTuple):
 
     Attributes:
         condition: "" for the clips as they are, or what `change_clip` does to them.
-        change_clip: undecoded clip, item id -> another one.
+        change_clip: undecoded clip, item -> another clip.
     """
 
     benchmark: Benchmark
     items: list[Item]
     clips: Dataset | None
     condition: str = ""
-    change_clip: Callable[[dict[str, Any], str], dict[str, Any]] | None = None
+    change_clip: Callable[[dict[str, Any], Item], dict[str, Any]] | None = None
 
     def read_clip(self, position: int) -> dict[str, Any] | None:
         """Return the undecoded clip of an item."""
         if self.clips is None:
             return None
         clip = self.clips[position][CLIP]
-        return clip if self.change_clip is None else self.change_clip(clip, self.items[position].id)
+        return clip if self.change_clip is None else self.change_clip(clip, self.items[position])
 
 
 def load_benchmark(benchmark: Benchmark, folder: str | None = None, max_items: int | None = None) -> LoadedBenchmark:
