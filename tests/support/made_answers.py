@@ -105,6 +105,11 @@ INSTRUCTIONS = [
     ("length_constraints:number_paragraphs", {"num_paragraphs": 2}),
     ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 2, "nth_paragraph": 1, "first_word": "the"}),
 ]
+# Need nltk's sentence splitter, which a machine may lack.
+SENTENCE_INSTRUCTIONS = [
+    ("length_constraints:number_sentences", {"relation": "at least", "num_sentences": 2}),
+    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"}),
+]
 FOLLOWING = [
     "The river runs to the sea.", "the river meets the bank and the river bends", "THE RIVER IS LONG AND WIDE",
     "* one\n* two", "* one\n* two\n* three", '{"river": "bank"}', "<<A title>>\nText, a comma.", "My answer is yes.",
@@ -116,14 +121,15 @@ FOLLOWING = [
 ]  # fmt: skip
 
 
-def followed_answers() -> list[tuple[list[str], list[dict], str, str]]:
+def followed_answers(with_sentences: bool) -> list[tuple[list[str], list[dict], str, str]]:
     """Make instructions and answers: names, arguments, prompt, answer; rows have the columns of all instructions."""
     draw = random.Random(4)
-    columns = sorted({key for _, arguments in INSTRUCTIONS for key in arguments})
+    instructions = [*INSTRUCTIONS, *(SENTENCE_INSTRUCTIONS if with_sentences else [])]
+    columns = sorted({key for _, arguments in instructions for key in arguments})
     made = []
     for text in FOLLOWING:
         for _ in range(12):
-            chosen = draw.sample(INSTRUCTIONS, draw.choice([1, 1, 2, 3]))
+            chosen = draw.sample(instructions, draw.choice([1, 1, 2, 3]))
             names = [name for name, _ in chosen]
             arguments = [{column: given.get(column) for column in columns} for _, given in chosen]
             made.append((names, arguments, "Tell me of a river. Follow the rules.", text))
