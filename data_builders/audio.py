@@ -33,8 +33,10 @@ def count_samples(cell: dict[str, Any], row_id: str) -> int:
     """Return the samples at 16 kHz of one undecoded cell by its header, without decoding it.
 
     Raises:
-        ValueError: the header cannot be read.
+        ValueError: the cell is empty, or its header cannot be read.
     """
+    if cell["bytes"] is None and cell["path"] is None:
+        raise ValueError(f"row {row_id}: it has no speech")
     try:
         facts = soundfile.info(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]))
     except soundfile.LibsndfileError as error:

@@ -17,10 +17,13 @@ from typing import Any
 
 import yaml
 from accelerate import PartialState
+from transformers import AutoConfig
 
 from data_builders.arguments import DataArguments
 from data_builders.causal_lm import TeacherSettings
 from data_builders.pairs import load_pairs
+from data_builders.storage.dataset_folder import load_dataset_folder
+from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.answering import Generation
 from trainer_ext.evaluation.arguments import EvaluationArguments, ModelsArguments, read_pairs
@@ -30,11 +33,18 @@ from trainer_ext.evaluation.benchmarks.registry import OVERALL, find_benchmarks
 from trainer_ext.evaluation.clip_errors import FreeRecognizer, measure_clips
 from trainer_ext.evaluation.conditions import apply_condition
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
+from trainer_ext.evaluation.evaluators.judged import PROMPT_VERSION
 from trainer_ext.evaluation.items import AnsweredItem
 from trainer_ext.evaluation.judge import JudgeSettings, ServerJudge
 from trainer_ext.evaluation.judge_free_stage import TextLLM, measure_students
-from trainer_ext.evaluation.run import EvaluationPlan, collect_answers, find_missing, report_answers
-from trainer_ext.evaluation.scoring import Cell
+from trainer_ext.evaluation.run import (
+    EvaluationPlan,
+    check_references,
+    collect_answers,
+    find_missing,
+    report_answers,
+)
+from trainer_ext.evaluation.scoring import Cell, read_scores
 from trainer_ext.evaluation.sources.base import AnswerSource
 from trainer_ext.evaluation.sources.openai_server import ServerSource
 from trainer_ext.evaluation.sources.student import LoadSettings, SharedStudent
@@ -44,13 +54,20 @@ from trainer_ext.evaluation.summary import round_estimate
 from trainer_ext.evaluation.tables import show_scores
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
+from trainer_ext.row_validation import PromptLength
+from trainer_ext.students.base import SpeakingFamily
+from trainer_ext.students.registry import load_student_family
 
 TINY_LAB = Path(__file__).parent / "configs" / "eval" / "tiny.yaml"
 BASE = "base"
+NAMED_BY = (
+    "model_name_or_path", "other_models", "teacher_model_name_or_path", "server_base_url", "benchmarks", "dataset_name",
+    "run_config",
+)  # fmt: skip
 
 
 def main() -> None:
-    parser = RecipeParser((ModelsArguments, EvaluationArguments), TINY_LAB)
+    parser = RecipeParser((ModelsArguments, EvaluationArguments), TINY_LAB, named_by=NAMED_BY)
     models, evaluation = parser.parse_args_and_config()
     keep_libraries_quiet()
     if parser.uses_default_config:
@@ -61,16 +78,55 @@ def main() -> None:
         benchmarks = load_benchmarks(evaluation)
     sources = make_sources(models)
     plan = make_plan(evaluation, benchmarks, BASE if models.model_name_or_path else None)
-    if state.is_main_process:
-        for name, lack in find_missing(plan).items():
-            print(f"{name} will not be scored: it needs {lack}")
+    check_before_answers(evaluation, models, sources, plan)
     answers = collect_answers(sources, plan, folder)
     judge_free = measure_judge_free(models, evaluation, sources, plan, answers) if evaluation.judge_free else []
     if state.is_main_process and {"scores", "report"} & set(evaluation.stages):
-        facts = measure_speech(models, evaluation, plan, folder) if evaluation.recognizer else {}
-        report, _ = report_answers(answers, sources, plan, folder, folder, judge_free=judge_free, **facts)
+        facts = measure_speech(models, evaluation, sources, plan, folder) if evaluation.recognizer else {}
+        scores = None if "scores" in evaluation.stages else read_scores(folder / "scores.jsonl", answers)
+        facts |= {"judge": describe_judge(evaluation), "judge_free": judge_free}
+        report, _ = report_answers(answers, sources, plan, folder, folder, results=scores, **facts)
         show_scores(report)
         print(f"report, pictures and page: {folder}/index.html")
+
+
+def check_before_answers(
+    evaluation: EvaluationArguments, models: ModelsArguments, sources: list[AnswerSource], plan: EvaluationPlan
+) -> None:
+    """Find what would fail only after hours of answers: names, references, judge, recognizer, voice.
+
+    Raises:
+        ValueError: something is missing or wrong; names it.
+        ServerUnreachable: the judge does not answer.
+    """
+    for source in sources:
+        source.describe()  # reads every model's and adapter's files
+    check_references(plan)
+    if plan.settings.judge is not None:
+        plan.settings.judge.check()
+    if PartialState().is_main_process:
+        for name, lack in find_missing(plan).items():
+            print(f"{name} will not be scored: it needs {lack}")
+    if evaluation.recognizer is not None:
+        FreeRecognizer(evaluation.recognizer, evaluation.recognizer_model)
+    if evaluation.spoken_answers:
+        name = models.model_name_or_path
+        if name is None or models.load_in_4bit:
+            raise ValueError("spoken_answers needs model_name_or_path, a full model, and no load_in_4bit")
+        family = load_student_family(name, models.model_revision)
+        config = AutoConfig.from_pretrained(name, revision=models.model_revision)
+        if not isinstance(family, SpeakingFamily) or family.read_config(config) is config:
+            raise ValueError(f"{name} cannot speak: it is no full model with a voice")
+
+
+def describe_judge(evaluation: EvaluationArguments) -> dict[str, Any] | None:
+    """Return who judged, and how; None for nobody."""
+    if evaluation.judge_model is None:
+        return None
+    return {
+        "model": evaluation.judge_model, "votes": evaluation.judge_votes, "temperature": evaluation.judge_temperature,
+        "prompts": PROMPT_VERSION,
+    }  # fmt: skip
 
 
 def measure_judge_free(
@@ -90,7 +146,11 @@ def measure_judge_free(
 
 
 def measure_speech(
-    models: ModelsArguments, evaluation: EvaluationArguments, plan: EvaluationPlan, folder: Path
+    models: ModelsArguments,
+    evaluation: EvaluationArguments,
+    sources: list[AnswerSource],
+    plan: EvaluationPlan,
+    folder: Path,
 ) -> dict[str, Any]:
     """Return word error rates of the recordings and, if asked for, of the students' spoken answers."""
     assert evaluation.recognizer is not None
@@ -106,7 +166,7 @@ def measure_speech(
         items = [item for loaded in plan.benchmarks if not loaded.condition for item in loaded.items if item.question]
         spoken = measure_spoken_answers(
             LoadSettings(models.model_name_or_path, models.model_revision, models.dtype),
-            [(name_model(adapter, []), adapter) for adapter in models.adapters],
+            list(zip([source.label for source in sources[1:]], models.adapters, strict=False)),
             list({item.question_id: item for item in items}.values())[: evaluation.spoken_answers],
             recognizer,
             evaluation.max_new_tokens or 256,
@@ -159,9 +219,13 @@ def load_held_out(evaluation: EvaluationArguments) -> LoadedBenchmark:
     if not file.is_file():
         raise ValueError(f"run_config: there is no file {file}")
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    data = DataArguments(**{f.name: config[f.name] for f in fields(DataArguments) if config.get(f.name) is not None})
-    teacher = config.get("teacher_model_name_or_path")
-    pairs = load_pairs(data, teacher and TeacherSettings(teacher, config.get("teacher_model_revision", "main")))
+    data, model = (
+        kind(**{f.name: config[f.name] for f in fields(kind) if f.init and config.get(f.name) is not None})
+        for kind in (DataArguments, ModelArguments)
+    )
+    family = load_student_family(model.model_name_or_path, model.model_revision)
+    check = PromptLength(family, config.get("max_length", CrossModalDistillConfig.max_length))
+    pairs = load_pairs(data, model.teacher, check)  # as the run did, so that it finds what the run has made
     if "test" not in pairs:
         raise ValueError(f"run_config: the data of {file} have no held-out rows (no split 'test')")
     return select_pairs(pairs["test"], file.stem, evaluation, data.answer_max_new_tokens)
@@ -172,7 +236,7 @@ def load_own_data(evaluation: EvaluationArguments) -> LoadedBenchmark:
     assert evaluation.dataset_name is not None
     assert evaluation.evaluator is not None
     if not evaluation.columns:
-        pairs = load_pairs(DataArguments(dataset_name=evaluation.dataset_name), None)
+        pairs = load_dataset_folder(evaluation.dataset_name)
         if evaluation.dataset_split not in pairs:
             raise ValueError(
                 f"{evaluation.dataset_name} has no split {evaluation.dataset_split!r}; it has {', '.join(pairs)}"
@@ -229,13 +293,24 @@ def make_sources(models: ModelsArguments) -> list[AnswerSource]:
 
 def read_teacher(models: ModelsArguments, name_or_path: str) -> TeacherSettings:
     """Return how the text LLM is loaded."""
-    return TeacherSettings(name_or_path, models.teacher_model_revision, models.dtype, models.load_in_4bit)
+    return TeacherSettings(name_or_path, models.teacher_model_revision, models.dtype, models.teacher_load_in_4bit)
 
 
 def name_model(name_or_path: str, others: list[AnswerSource]) -> str:
-    """Return the last part of a name, or all of it where that is taken."""
-    label = name_or_path.rstrip("/").rpartition("/")[2]
-    return name_or_path if label in {source.label for source in others} else label
+    """Return the last part of a name, or all of it, or that with a number, unlike any other model's."""
+    taken = {source.label for source in others}
+    candidates = [name_or_path.rstrip("/").rpartition("/")[2], name_or_path]
+    candidates += [f"{name_or_path} ({number})" for number in range(2, len(taken) + 3)]
+    return next(label for label in candidates if label not in taken)
+
+
+def list_overall(evaluation: EvaluationArguments) -> dict[str, list[str]]:
+    """Return the overall scores that can be made: of whole subsets alone."""
+    if evaluation.max_items is not None:
+        return {}
+    cut = set(read_pairs(evaluation.benchmark_splits, "benchmark_splits"))
+    named = {name: [f"voicebench/{subset}" for subset in subsets] for name, subsets in OVERALL.items()}
+    return {name: subsets for name, subsets in named.items() if not cut & set(subsets)}
 
 
 def make_plan(evaluation: EvaluationArguments, benchmarks: list[LoadedBenchmark], base: str | None) -> EvaluationPlan:
@@ -249,12 +324,12 @@ def make_plan(evaluation: EvaluationArguments, benchmarks: list[LoadedBenchmark]
         judge = ServerJudge(settings, Path(evaluation.output_dir) / "judge.sqlite")
     return EvaluationPlan(
         benchmarks=benchmarks,
-        evaluators={b.benchmark.name: evaluation.evaluator or b.benchmark.evaluator for b in benchmarks},
+        evaluators={b.benchmark.name: b.benchmark.evaluator for b in benchmarks},
         modalities=evaluation.modalities,
         settings=EvaluatorSettings(evaluation.protocol, evaluation.official_misreadings, evaluation.seed, judge),
         generation=Generation(evaluation.max_new_tokens, evaluation.seed, "answers" in evaluation.stages),
         base=base,
-        overall={name: [f"voicebench/{subset}" for subset in subsets] for name, subsets in OVERALL.items()},
+        overall=list_overall(evaluation),
         page_items=evaluation.page_items,
     )
 

@@ -36,6 +36,7 @@ from data_builders.pipeline.preview import preview_questions
 from data_builders.storage.atomic import write_atomic
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.checkpoints.complete import find_corruption
+from trainer_ext.checkpoints.identity import hash_weights
 from trainer_ext.checkpoints.output_dir import claim_output_dir, replace_earlier_run
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.divergences import measure_divergences
@@ -285,9 +286,8 @@ def measure(trainer: CrossModalDistillTrainer, held_out: HeldOut | None, label: 
     if trainer.is_sharded:
         print("no scores: the model is sharded over processes, which cannot generate together; score the saved model")
         return
-    facts = {"run": trainer.identity, "step": trainer.state.global_step if label == AFTER else 0}
     model = trainer.accelerator.unwrap_model(trainer.model)
-    held_out.ask(label, model, trainer.family, facts)
+    held_out.ask(label, model, trainer.family, {"run": trainer.identity, "weights": hash_weights(model)})
     batch_size = trainer.args.per_device_eval_batch_size
     found = measure_divergences(model, trainer.family, held_out.rows, trainer.teacher, batch_size)
     held_out.divergences[label] = found

@@ -27,8 +27,9 @@ class RecipeParser(TrlParser):
 
     Args:
         dataclass_types: the dataclasses to fill.
-        default_config: the file to read when the command line names neither `--config` nor a model.
+        default_config: the file to read when the command line names neither `--config` nor one of `named_by`.
         always: words appended to every command line.
+        named_by: arguments that say what a run is about; with one of them, the default config is not read.
         alternatives: pairs of arguments of which one is set: typing one unsets the file's other.
 
     Attributes:
@@ -43,10 +44,12 @@ class RecipeParser(TrlParser):
         default_config: Path | None = None,
         always: Sequence[str] = (),
         alternatives: Sequence[tuple[str, str]] = (),
+        named_by: Sequence[str] = ("model_name_or_path",),
     ) -> None:
         super().__init__(list(dataclass_types), allow_abbrev=False)
         self.always = list(always)
         self.default_config = default_config
+        self.named_by = {*named_by, "help"}
         self.alternatives = [*alternatives, *((b, a) for a, b in alternatives)]
         self.resolved: dict[str, Any] = {}
         self.config: Path | None = None
@@ -74,7 +77,7 @@ class RecipeParser(TrlParser):
                 self.error("--config needs a file")
             self.config = Path(typed[at + 1])
             del typed[at : at + 2]
-        elif not any(argument.startswith(("--model_name_or_path", "-h", "--help")) for argument in typed):
+        elif not (self.typed & self.named_by or "-h" in typed):
             self.config = self.default_config
         from_file = [] if self.config is None else self._read_config(self.config)
         values = vars(self.parse_args(from_file + typed))

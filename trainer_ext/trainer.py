@@ -14,12 +14,14 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from transformers.trainer_utils import EvalLoopOutput
 
+from data_builders.schema import CHANNELS
 from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig
 from trainer_ext.channel_meter import PARTS, ChannelMeter
 from trainer_ext.collator import PairCollator
-from trainer_ext.evaluation.quick_scores import choose_questions, score_questions
+from trainer_ext.evaluation.divergences import WITH_STATES
+from trainer_ext.evaluation.held_out import AUTOMATIC
+from trainer_ext.evaluation.quick_scores import MODALITIES, choose_questions, score_questions
 from trainer_ext.hub.model_card import RunFacts, write_model_card
-from trainer_ext.judge_free import NAMES as JUDGE_FREE
 from trainer_ext.judge_free import JudgeFreeMeter, mean_divergences
 from trainer_ext.length_sampler import LengthGroupedSampler, ResumableRebalanceSampler
 from trainer_ext.loading.adapter_config import check_peft_config, check_trained_parameters
@@ -268,10 +270,15 @@ def check_best_metric(args: CrossModalDistillConfig, eval_dataset: Dataset | Map
     """Raise ValueError for a `metric_for_best_model` that no evaluation gives; names those that one gives."""
     if args.metric_for_best_model is None or args.eval_strategy == "no":
         return
-    if args.eval_answers and args.metric_for_best_model.removeprefix("eval_").startswith(("text/", "speech/")):
-        return
     prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, Mapping) else [""]
-    parts = ["loss", *(f"{channel}/{part}" for channel in args.channels for part in PARTS), *JUDGE_FREE]
+    parts = ["loss", *(f"{channel}/{part}" for channel in args.channels for part in PARTS)]
+    if set(args.channels) == set(CHANNELS):
+        parts.append("misalignment")
+    if "t2t" in args.channels and args.teacher_kind in WITH_STATES:
+        parts.append("forgetting")
+    if args.eval_answers:
+        names = [args.evaluator] if args.evaluator else AUTOMATIC
+        parts += [f"{modality}/{name}" for modality in MODALITIES for name in names]
     known = [f"eval_{prefix}{part}" for prefix in prefixes for part in parts]
     if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" not in known:
         raise ValueError(f"metric_for_best_model {args.metric_for_best_model!r} is none of {', '.join(known)}")

@@ -83,6 +83,8 @@ class OpenAIServer:
     def chat_once(self, messages: Any) -> Answer:
         """Return the answer to a conversation; the client's errors pass."""
         answered = self.client.chat.completions.create(model=self.model, messages=messages, **self._options())
+        if not answered.choices:
+            raise ValueError(f"{self.model} gave no answer")
         return read_choice(answered.choices[0].message.content, answered.choices[0].finish_reason)
 
     def _options(self) -> dict[str, Any]:

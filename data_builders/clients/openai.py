@@ -5,6 +5,7 @@ OPENAI_API_KEY.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,11 @@ def connect(base_url: str, timeout_seconds: float = 600.0) -> OpenAI:
     )
 
 
+def hide_credentials(url: str) -> str:
+    """Return a URL without user and password, for messages and files."""
+    return re.sub(r"(?<=//)[^/@]*@", "", url)
+
+
 @contextmanager
 def map_request_errors(base_url: str) -> Iterator[None]:
     """Translate the client's errors, after its retries.
@@ -36,6 +42,7 @@ def map_request_errors(base_url: str) -> Iterator[None]:
         TemporaryFailure: the server was overloaded or failed on every try.
         ServerUnreachable: the server does not answer, or not to us.
     """
+    base_url = hide_credentials(base_url)
     try:
         yield
     except APIStatusError as error:

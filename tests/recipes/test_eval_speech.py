@@ -192,8 +192,47 @@ def test_a_full_model_s_voice_is_compared_with_what_it_writes(
     (line,) = report["spoken_answers"]
     assert line["model"] == "base"
     assert line["value"] > 0  # random weights
-    assert len(list((tmp_path / "eval" / "spoken" / "base").glob("*.wav"))) == line["questions"]
+    assert len(list((tmp_path / "eval" / "spoken").glob("base-*/*.wav"))) == line["questions"]
     assert "word error rate of spoken against written answers" in said
-    with_student = ["--model_name_or_path", STUDENT, *words[2:-6], "--output_dir", str(tmp_path / "mute"), *words[-4:]]
-    _, error = run_script("eval_speech.py", with_student, monkeypatch, capsys)
-    assert "cannot speak" in error
+
+
+def test_what_is_named_is_asked_and_nothing_else(monkeypatch, capsys, tmp_path):
+    """Prevents: a command that names a server and a benchmark, and evaluates the tiny lab with them."""
+    words = ["--server_base_url", "http://127.0.0.1:9/v1", "--server_model", "m", "--benchmarks", "voicebench/bbh"]
+    words += ["--benchmark_folders", f"voicebench={tmp_path / 'nowhere'}", "--output_dir", str(tmp_path / "eval")]
+    _, error = run_script("eval_speech.py", words, monkeypatch, capsys)
+    assert "voicebench/bbh: the data set" in error
+    assert not (tmp_path / "eval").exists()
+
+
+def test_own_data_s_evaluator_is_not_that_of_a_benchmark(evaluate, run_config, pairs, tmp_path):
+    """Prevents: VoiceBench by exact answers, because a run's questions are asked beside it."""
+    rows = list({row["question"]: row for row in pairs["test"]}.values())[:2]
+    folder = write_voicebench(tmp_path / "voicebench", rows, read_clips(rows))
+    words = ["--benchmarks", "voicebench/bbh", "--benchmark_folders", f"voicebench={folder}", "--max_items", "2"]
+    words += ["--run_config", run_config, "--evaluator", "exact_answer", "--output_dir", str(tmp_path / "eval")]
+    _, error = evaluate(*words, "--max_new_tokens", "8")
+    assert error == ""
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    assert {name: facts["evaluator"] for name, facts in report["benchmarks"].items()} == {
+        "voicebench/bbh": "bbh", "small": "exact_answer",
+    }  # fmt: skip
+    assert report["overall"] == []  # of whole subsets alone
+
+
+def test_what_would_fail_after_the_answers_is_found_before(evaluate, run_config, tmp_path):
+    """Prevents: hours of answers and no report, for a judge, a reference or an adapter that was never there."""
+    (tmp_path / "mine.jsonl").write_text('{"q": "Which animal barks?"}\n')
+    own = ["--dataset_name", str(tmp_path / "mine.jsonl"), "--columns", "question=q"]
+    lab = ["--run_config", run_config, "--evaluator", "exact_answer"]
+    for words, problem in [
+        ([*own, "--evaluator", "exact_answer"], "1 of 1 items have no reference"),
+        ([*lab, "--judge_base_url", "http://u:secret@127.0.0.1:9/v1", "--judge_model", "j"], "cannot be reached"),
+        ([*lab, "--adapters", str(tmp_path / "nowhere")], "nowhere"),
+        ([*lab, "--recognizer", "pocketsphinx"], "chooses among given sentences"),
+        ([*lab, "--recognizer", "whisper", "--spoken_answers", "2"], "cannot speak"),
+    ]:
+        _, error = evaluate(*words, "--output_dir", str(tmp_path / "eval"))
+        assert problem in error
+        assert "secret" not in error
+    assert not list((tmp_path / "eval").rglob("*.jsonl"))

@@ -119,6 +119,7 @@ class FirstWord:
     """Gives a point for the reference's first word."""
 
     needs_reference: ClassVar[bool] = True
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         pass

@@ -120,3 +120,19 @@ def test_questions_are_chosen_from_all_of_the_rows(pairs):
     assert len(set(chosen["question"])) == len(chosen) == 5
     assert len(set(chosen["source"])) > 2
     assert len(choose_questions(pairs["test"], 1000)) == len(set(pairs["test"]["question"]))
+
+
+@pytest.mark.parametrize(
+    ("metric", "settings"),
+    [
+        ("misalignment", {"channels": ["s2t"]}),
+        ("forgetting", {"teacher_kind": "stored"}),
+        ("text/exakt_answer", {"eval_answers": 2}),
+        ("text/exact_answer", {}),
+    ],
+)
+def test_a_metric_that_no_evaluation_gives_is_refused_before_the_training(make_trainer, pairs, metric, settings):
+    """Prevents: a KeyError at the first evaluation, hours after the start."""
+    best = {"load_best_model_at_end": True, "metric_for_best_model": metric, "save_strategy": "steps"}
+    with pytest.raises(ValueError, match=r"metric_for_best_model .* is none of"):
+        make_trainer(eval_dataset=pairs["train"], eval_strategy="steps", **best, **settings)

@@ -1,7 +1,7 @@
 """Answers on disk: JSONL, one line per question, modality and model, appended batch by batch.
 
-A killed run leaves at most one incomplete line, which the next run cuts off. A line holds its item too, so that scores
-need neither data set nor model.
+A killed run leaves at most one incomplete line, which the next run cuts off. A line holds its item too, which tells an
+answer to another question, or to another clip under the same id.
 """
 
 import json

@@ -5,6 +5,7 @@ gives the answers of an uninterrupted one. Several processes share the batches; 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from data_builders.outcomes import TemporaryFailure
 from trainer_ext.evaluation.answer_file import answer_path, append_answers, cut_incomplete_line, read_answers
 from trainer_ext.evaluation.benchmarks.base import LoadedBenchmark
-from trainer_ext.evaluation.items import Answer, AnsweredItem
+from trainer_ext.evaluation.items import REFUSED, Answer, AnsweredItem
 from trainer_ext.evaluation.sources.base import AnswerSource, Asked, source_key
 
 
@@ -34,13 +35,15 @@ class Generation(NamedTuple):
 
 
 def select_asked(loaded: LoadedBenchmark, modality: str) -> list[Asked]:
-    """Return the questions of a modality: in writing once each, otherwise every recording."""
+    """Return the questions of a modality: in writing once each where they are written, otherwise every recording."""
     asked: dict[str, Asked] = {}
     for position, item in enumerate(loaded.items):
-        if modality == "text":
+        if modality != "text":
+            # Another clip under the same id is another question.
+            heard = replace(item, details={**item.details, "clip": loaded.hash_clip(position)})
+            asked[item.id] = Asked(heard, partial(loaded.read_clip, position))
+        elif item.question:
             asked.setdefault(item.question_id, Asked(item))
-        else:
-            asked[item.id] = Asked(item, partial(loaded.read_clip, position))
     return list(asked.values())
 
 
@@ -63,7 +66,11 @@ def answer_benchmark(
     state.wait_for_everyone()
     items = {entry.item.id: entry.item for entry in asked}
     # An answer counts for the question as it is now, of whatever run.
-    found = {entry.item.id: entry for entry in read_answers(file) if entry.item == items.get(entry.item.id)}
+    found = {
+        entry.item.id: entry
+        for entry in read_answers(file)
+        if entry.item == items.get(entry.item.id) and (source.refuses_for_good or entry.answer.finish_reason != REFUSED)
+    }
     state.wait_for_everyone()
     if missing := sum(entry.item.id not in found for entry in asked):
         if not generation.ask:

@@ -12,7 +12,7 @@ STAGES = ("answers", "scores", "report")
 
 @dataclass(frozen=True)
 class ModelsArguments:
-    """The models of one report. The first student named is the base that the others are compared with."""
+    """The models of one report. `model_name_or_path` is the base that the others are compared with."""
 
     model_name_or_path: str | None = HfArg(default=None, help="The untouched student: Hub id or folder.")
     model_revision: str = HfArg(default="main", help="Branch, tag or commit of the student.")
@@ -34,6 +34,7 @@ class ModelsArguments:
     server_concurrency: int = HfArg(default=16, help="Requests in flight at the server.")
     dtype: str = HfArg(default="auto", help="Precision of the weights.")
     load_in_4bit: bool = HfArg(default=False, help="Load the students in NF4.")
+    teacher_load_in_4bit: bool = HfArg(default=False, help="Load the text LLM in NF4.")
     batch_size: int = HfArg(default=32, help="Questions at a time; fewer of long ones.")
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ class EvaluationArguments:
     )
     evaluator: str | None = HfArg(
         default=None,
-        help="Scores dataset_name, or instead of a benchmark's own: see trainer_ext/evaluation/evaluators.",
+        help="Evaluator of run_config and dataset_name: exact_answer, judged_answer, ..., or evaluate:METRIC.",
     )
     modalities: list[str] = HfArg(
         default_factory=lambda: ["text", "speech", "audio"], help="Modalities to ask in, where a benchmark has them."

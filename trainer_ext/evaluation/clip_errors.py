@@ -66,9 +66,12 @@ def measure_clips(loaded: LoadedBenchmark, recognizer: FreeRecognizer, folder: P
     Clips that cannot be read are left out.
     """
     asked = [(position, item) for position, item in enumerate(loaded.items) if item.question]
-    key = content_key("clips 1", recognizer.name, recognizer.model, [[item.id, item.question] for _, item in asked])[
-        :10
-    ]
+    key = content_key(
+        "clips 1",
+        recognizer.name,
+        recognizer.model,
+        [[item.id, item.question, loaded.hash_clip(i)] for i, item in asked],
+    )[:10]
     name = f"{loaded.benchmark.name}.{loaded.condition or 'plain'}".replace("/", "__").replace(" ", "_")
     file = folder / "clip_errors" / f"{name}.{key}.json"
     if not file.exists():

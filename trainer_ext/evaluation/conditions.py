@@ -1,5 +1,6 @@
 """Recordings under other conditions: in noise, in a room, over a telephone, faster or slower, in another voice."""
 
+import threading
 from functools import cache, partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainer_ext.evaluation.items import Item
 
 NOISE, SPEED, VOICE = "noise", "speed", "voice"
 PLAIN = ("room", "phone")
+ONE_AT_A_TIME = threading.Lock()
 HOW = "a condition is noise=DECIBELS, speed=FACTOR, voice=NAME (of espeak), room or phone"
 
 
@@ -47,6 +49,8 @@ def apply_condition(loaded: LoadedBenchmark, text: str) -> LoadedBenchmark:
     """
     name, value = parse_condition(text)
     if isinstance(value, str):
+        if not all(item.question for item in loaded.items):
+            raise ValueError(f"conditions: {text!r} needs questions in writing, and {loaded.benchmark.name} has none")
         load_speaker().check_voices([value])
         return loaded._replace(condition=f"{name} {value}", change_clip=partial(speak_question, value))
     label = text if value is None else f"{name} {value:g}{' dB' if name == NOISE else ''}"
@@ -72,10 +76,13 @@ def change_clip(name: str, value: float | None, clip: dict[str, Any], item: Item
         assert value is not None
         changed = np.asarray(soxr.resample(samples, SPEECH_RATE_HZ * value, SPEECH_RATE_HZ), dtype=np.float32)
     else:
-        changed = load_augmenter(name, 0.0 if value is None else value).apply(samples, item.id)
+        with ONE_AT_A_TIME:  # the effects draw from the process's generators, and servers are asked by threads
+            changed = load_augmenter(name, 0.0 if value is None else value).apply(samples, item.id)
     return {"bytes": encode_speech(changed), "path": None}
 
 
 def speak_question(voice: str, clip: dict[str, Any], item: Item) -> dict[str, Any]:
     """Return an item's question in another voice instead of its clip."""
-    return {"bytes": encode_speech(resample_speech(*load_speaker().synthesize(item.question, voice))), "path": None}
+    with ONE_AT_A_TIME:
+        samples, rate_hz = load_speaker().synthesize(item.question, voice)
+    return {"bytes": encode_speech(resample_speech(samples, rate_hz)), "path": None}

@@ -70,17 +70,23 @@ def collate(
     collator: PairCollator, rows: Rows, positions: list[int], batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield batches of the rows that can be encoded, in both channels, with their positions."""
-    usable = []
-    for position in positions:
-        row = {**rows[position], "channels": ["t2t", "s2t"]}
+    for start in range(0, len(positions), batch_size):
+        batch = {i: {**rows[i], "channels": ["t2t", "s2t"]} for i in positions[start : start + batch_size]}
         try:
-            collator([row])
+            yield list(batch), collator(list(batch.values()))
         except ValueError:
-            continue
-        usable.append((position, row))
-    for start in range(0, len(usable), batch_size):
-        batch = usable[start : start + batch_size]
-        yield [position for position, _ in batch], collator([row for _, row in batch])
+            usable = {i: row for i, row in batch.items() if can_encode(collator, row)}
+            if usable:
+                yield list(usable), collator(list(usable.values()))
+
+
+def can_encode(collator: PairCollator, row: dict[str, Any]) -> bool:
+    """Tell whether a row can be encoded."""
+    try:
+        collator([row])
+    except ValueError:
+        return False
+    return True
 
 
 def move_batch(inputs: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:

@@ -32,6 +32,7 @@ NEEDED_COLUMNS = ("source", "question", "system", "teacher_response", "speech", 
 ITEMS_FOLDER = "_answers"  # `push_to_hub` uploads no name that begins with an underscore
 BEFORE, AFTER, TEACHER = "before", "after", "teacher"
 NAME = "held-out questions"
+AUTOMATIC = ("exact_answer", "word_overlap")  # evaluators that are chosen by the rows
 FIGURES = ("text", "speech", "gap", "forgetting")
 
 
@@ -49,7 +50,7 @@ def choose_evaluator(named: str | None, rows: Dataset) -> str:
     if named is not None:
         return named
     has_references = "reference" in rows.column_names and all(rows["reference"])
-    return "exact_answer" if has_references else "word_overlap"
+    return AUTOMATIC[0] if has_references else AUTOMATIC[1]
 
 
 def select_referenced(rows: Dataset, evaluator: str) -> Dataset:
@@ -79,7 +80,10 @@ class HeldOut:
     def __init__(self, rows: Dataset, evaluator: str | None, max_new_tokens: int, folder: Path, seed: int = 0) -> None:
         self.folder, self.items_folder = folder, folder / ITEMS_FOLDER
         self.evaluator = choose_evaluator(evaluator, rows)
-        if load_evaluator(self.evaluator).needs_reference:
+        loaded_evaluator = load_evaluator(self.evaluator)
+        if missing := loaded_evaluator.missing():
+            raise ValueError(f"evaluator {self.evaluator} needs {missing}")
+        if loaded_evaluator.needs_reference:
             rows = select_referenced(rows, self.evaluator)
         self.rows = rows
         loaded = make_pairs_benchmark(rows, NAME, self.evaluator, max_new_tokens)
@@ -91,6 +95,7 @@ class HeldOut:
             generation=Generation(seed=seed),
             base=BEFORE,
         )
+        loaded_evaluator.evaluate(self._list_teacher_answers()[:1])  # its errors come before the training
         self.answers: dict[Cell, list[AnsweredItem]] = {}
         self.sources: list[AnswerSource] = []
         self.divergences: dict[str, dict[str, Tensor]] = {}
@@ -111,18 +116,20 @@ class HeldOut:
         Args:
             facts: of the run, further keys of the report.
         """
-        items = self.plan.benchmarks[0].items
-        spoken_for = {item.question_id: item for item in reversed(items)}
-        teacher = [
-            AnsweredItem(item, "text", Answer(item.details["teacher_response"], STOP))
-            for item in reversed(spoken_for.values())
-        ]
-        answers = {Cell(NAME, TEACHER, "text"): teacher, **self.answers}
+        answers = {Cell(NAME, TEACHER, "text"): self._list_teacher_answers(), **self.answers}
         report, _ = report_answers(
             answers, self.sources, self.plan, self.folder, self.items_folder,
             evaluator=self.evaluator, judge_free=self._list_divergences(), finish=add_lines, **facts,
         )  # fmt: skip
         return report
+
+    def _list_teacher_answers(self) -> list[AnsweredItem]:
+        """Return the teacher's answers, which the data have, once per question."""
+        items = {item.question_id: item for item in reversed(self.plan.benchmarks[0].items)}
+        return [
+            AnsweredItem(item, "text", Answer(item.details["teacher_response"], STOP))
+            for item in reversed(items.values())
+        ]
 
     def _list_divergences(self) -> list[dict[str, Any]]:
         """Return forgetting and misalignment before and after, in nats per response token, with intervals."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from openai import APIStatusError
 from tqdm import tqdm
 
 from data_builders.clients.concurrent import map_concurrent
@@ -15,6 +16,7 @@ from data_builders.clients.openai import connect, map_request_errors
 from data_builders.outcomes import Rejected
 from data_builders.storage.call_cache import CallCache, content_key
 
+CHECK_SECONDS = 20.0
 PARSE_TRIES = 3  # replies to ask for until one can be read
 
 
@@ -47,6 +49,14 @@ class ServerJudge:
         self.settings = settings
         self.client = connect(settings.base_url)
         self.cache = CallCache(cache)
+
+    def check(self) -> None:
+        """Raise ServerUnreachable if nobody answers at the server's address."""
+        with map_request_errors(self.settings.base_url):
+            try:
+                self.client.with_options(max_retries=0, timeout=CHECK_SECONDS).models.list()
+            except APIStatusError:
+                return  # somebody answers, without a list of models
 
     def ask(self, prompts: Sequence[str], pattern: str) -> list[list[str] | Rejected]:
         """Return the votes on every prompt, or why one of them could not be had.

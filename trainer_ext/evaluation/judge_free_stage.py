@@ -27,6 +27,7 @@ from trainer_ext.evaluation.sources.student import StudentSource
 from trainer_ext.evaluation.statistics import Totals, estimate_difference, estimate_score
 from trainer_ext.evaluation.summary import round_estimate
 from trainer_ext.teachers.live import LiveTeacher
+from trainer_ext.teachers.prompts import TeacherPromptEncoder
 
 
 class Row(NamedTuple):
@@ -42,19 +43,26 @@ class TextLLM:
     def __init__(self, settings: TeacherSettings) -> None:
         self.settings = settings
         self._teacher: LiveTeacher | None = None
+        self._encoder: TeacherPromptEncoder | None = None
 
     def fingerprint(self) -> str:
         return fingerprint_model(self.settings.name_or_path, self.settings.revision)
 
-    def attach(self, source: StudentSource) -> LiveTeacher:
-        """Return the teacher beside a student.
+    def fits(self, source: StudentSource) -> bool:
+        """Tell whether a student has the teacher's tokens; says so where it has not."""
+        if self._encoder is None:
+            self._encoder = TeacherPromptEncoder.from_pretrained(self.settings.name_or_path, self.settings.revision)
+        try:
+            self._encoder.check_student(source.family)
+        except ValueError as error:
+            print(f"no forgetting of {source.label}: {error}")
+            return False
+        return True
 
-        Raises:
-            ValueError: their tokens are not the same.
-        """
+    def attach(self, source: StudentSource) -> LiveTeacher:
+        """Return the teacher beside a student whose tokens it has."""
         if self._teacher is None:
             self._teacher = LiveTeacher.from_settings(self.settings)
-            self._teacher.encoder.check_student(source.family)
         model = source.load()
         self._teacher.attach(model, model.device, 1.0)
         return self._teacher
@@ -72,9 +80,8 @@ class ItemRows:
     def __getitem__(self, number: int) -> dict[str, Any]:
         position, response = self.rows[number]
         item, clip = self.loaded.items[position], self.loaded.read_clip(position)
-        assert clip is not None
         try:
-            seconds = count_samples(clip, item.id) / SPEECH_RATE_HZ
+            seconds = 0.0 if clip is None else count_samples(clip, item.id) / SPEECH_RATE_HZ
         except ValueError:  # the collator will say so, and the row is left out
             seconds = 0.0
         return {
@@ -113,30 +120,38 @@ def measure_students(
         teacher: of forgetting; None leaves it out.
         folder: of the evaluation; finished figures are kept in it.
     """
-    lines = []
-    for loaded in benchmarks:
-        rows = choose_rows(loaded, answers, base)
-        totals: dict[tuple[str, str], Totals] = {}
-        for source in sources:
-            if rows and isinstance(source, StudentSource):
-                for name, sums in measure_source(source, loaded, rows, teacher, folder).items():
-                    questions = [loaded.items[row.position].question_id for row in rows]
-                    totals[name, source.label] = add_by_question(questions, sums)
-        for (name, label), total in totals.items():
-            line: dict[str, Any] = {"benchmark": loaded.benchmark.name, "name": name, "model": label}
-            line |= round_estimate(estimate_score(total, scale=1.0, seed=seed))
-            if base is not None and label != base and (name, base) in totals:
-                change = estimate_difference(total, totals[name, base], scale=1.0, seed=seed)
-                line["change"] = round_estimate(change)
-            lines.append(line)
-    return lines
+    chosen = [(loaded, rows) for loaded in benchmarks if (rows := choose_rows(loaded, answers, base))]
+    students = [source for source in sources if isinstance(source, StudentSource)]
+    totals: dict[tuple[str, str, str], Totals] = {}
+    for source, following in zip(students, [*students[1:], None], strict=True):
+        fitting = teacher if teacher is not None and teacher.fits(source) else None
+        for loaded, rows in chosen:
+            questions = [loaded.items[row.position].question_id for row in rows]
+            for name, sums in measure_source(source, loaded, rows, fitting, folder).items():
+                totals[loaded.benchmark.name, name, source.label] = add_by_question(questions, sums)
+        if following is None or following.weights is not source.weights:
+            source.free()
+    return [describe_total(key, totals, base, seed) for key in totals]
+
+
+def describe_total(
+    key: tuple[str, str, str], totals: Mapping[tuple[str, str, str], Totals], base: str | None, seed: int
+) -> dict[str, Any]:
+    """Return the line of one benchmark, divergence and student, with the change against the base."""
+    benchmark, name, label = key
+    line: dict[str, Any] = {"benchmark": benchmark, "name": name, "model": label}
+    line |= round_estimate(estimate_score(totals[key], scale=1.0, seed=seed))
+    if base is not None and label != base and (benchmark, name, base) in totals:
+        change = estimate_difference(totals[key], totals[benchmark, name, base], scale=1.0, seed=seed)
+        line["change"] = round_estimate(change)
+    return line
 
 
 def measure_source(
     source: StudentSource, loaded: LoadedBenchmark, rows: Sequence[Row], teacher: TextLLM | None, folder: Path
 ) -> dict[str, list[list[float]]]:
     """Return sum and tokens of every row for each divergence; read where they were measured already."""
-    described = [[loaded.items[row.position].id, row.response] for row in rows]
+    described = [[loaded.items[row.position].to_dict(), row.response, loaded.hash_clip(row.position)] for row in rows]
     key = content_key("divergences 1", described, None if teacher is None else teacher.fingerprint())[:10]
     name = loaded.benchmark.name.replace("/", "__")
     file = folder / "divergences" / source_key(source) / f"{name}.{key}.json"

@@ -21,6 +21,7 @@ from trainer_ext.evaluation.tables import MODALITY_ORDER
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
 PLACE = "__DATA__"
+BLOCK = 10 * SPEECH_RATE_HZ
 MAX_ITEMS = 2_000  # with clips of a few seconds, 20 MB
 
 ReadClip = Callable[[str, str], dict[str, Any] | None]  # benchmark, item id -> undecoded clip
@@ -116,5 +117,9 @@ def encode_clip(cell: dict[str, Any] | None, item_id: str) -> str | None:
     except ValueError:
         return None
     file = io.BytesIO()
-    soundfile.write(file, samples, SPEECH_RATE_HZ, format="OGG", subtype="VORBIS", compression_level=0.8)
+    with soundfile.SoundFile(
+        file, "w", SPEECH_RATE_HZ, 1, format="OGG", subtype="VORBIS", compression_level=0.8
+    ) as encoder:
+        for start in range(0, len(samples), BLOCK):  # libsndfile keeps a whole call on its stack: 160 s crash it
+            encoder.write(samples[start : start + BLOCK])
     return base64.b64encode(file.getvalue()).decode()

@@ -119,9 +119,12 @@ def has_key(report: Mapping[str, Any], key: str) -> bool:
 def draw_robustness(axes: Axes, report: Mapping[str, Any], key: str) -> None:
     """Draw speech scores against a measure of the recordings, a key of CURVES."""
     lines = [line for line in report["robustness"] if key in line]
-    for number, model in enumerate(dict.fromkeys(line["model"] for line in lines)):
-        points = sorted((line[key], line["value"]) for line in lines if line["model"] == model)
-        axes.plot(*zip(*points, strict=True), marker="o", color=COLORS[number % len(COLORS)], label=model)
+    curves = dict.fromkeys((line["benchmark"], line["model"]) for line in lines)
+    for number, (benchmark, model) in enumerate(curves):
+        here = [line for line in lines if (line["benchmark"], line["model"]) == (benchmark, model)]
+        points = sorted((line[key], line["value"]) for line in here)
+        color = COLORS[number % len(COLORS)]
+        axes.plot(*zip(*points, strict=True), marker="o", color=color, label=f"{model}, {benchmark}")
     axes.set(title="speech score under other conditions", xlabel=CURVES[key], ylabel="percent")
     axes.legend()
 

@@ -9,7 +9,7 @@ from data_builders.outcomes import Rejected
 from trainer_ext.evaluation.answering import select_asked
 from trainer_ext.evaluation.benchmarks.own_data import make_pairs_benchmark
 from trainer_ext.evaluation.evaluators.base import load_evaluator
-from trainer_ext.evaluation.held_out import choose_evaluator
+from trainer_ext.evaluation.held_out import choose_evaluator, select_referenced
 from trainer_ext.evaluation.items import Answer, AnsweredItem
 from trainer_ext.evaluation.sources.student import StudentSource
 from trainer_ext.students.base import StudentFamily
@@ -41,6 +41,8 @@ def score_questions(
     if not len(rows):
         return {}
     name = choose_evaluator(evaluator, rows)
+    if load_evaluator(name).needs_reference:
+        rows = select_referenced(rows, name)
     longest = max(len(family.encode_response(text)) for text in rows["teacher_response"])
     loaded = make_pairs_benchmark(rows, "held out", name, longest + SPARE_TOKENS)
     source = StudentSource("student", family, lambda: model.eval(), dict, batch_size=batch_size)

@@ -46,6 +46,18 @@ def find_missing(plan: EvaluationPlan) -> dict[str, str]:
     return {name: lack for name, lack in missing.items() if lack is not None}
 
 
+def check_references(plan: EvaluationPlan) -> None:
+    """Raise ValueError for an item without the reference that its evaluator compares with."""
+    for loaded in plan.benchmarks:
+        name = plan.evaluators[loaded.benchmark.name]
+        lacking = [item.id for item in loaded.items if not item.reference]
+        if lacking and load_evaluator(name, plan.settings).needs_reference:
+            raise ValueError(
+                f"{loaded.benchmark.name}: {len(lacking)} of {len(loaded.items)} items have no reference, which the "
+                f"evaluator {name} compares with; the first is {lacking[0]}"
+            )
+
+
 def collect_answers(
     sources: Sequence[AnswerSource], plan: EvaluationPlan, folder: Path
 ) -> dict[Cell, list[AnsweredItem]]:
@@ -87,6 +99,7 @@ def report_answers(
     folder: Path,
     items_folder: Path,
     finish: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    results: Results | None = None,
     **facts: Any,
 ) -> tuple[dict[str, Any], Results]:
     """Score answers and write report.json, report.md and pictures, scores.jsonl and index.html; returns the report.
@@ -95,9 +108,12 @@ def report_answers(
         folder: of figures alone.
         items_folder: of what shows questions, clips and answers: scores.jsonl and index.html.
         finish: adds to the report what is made of its figures.
+        results: scores that were made before; None makes them.
         facts: further keys of the report.
     """
-    results, not_scored = score_cells(answers, plan.evaluators, plan.settings)
+    not_scored = find_missing(plan)
+    if results is None:
+        results = score_cells(answers, plan.evaluators, plan.settings)
     for place in (folder, items_folder):
         place.mkdir(parents=True, exist_ok=True)
     write_scores(items_folder / "scores.jsonl", results)

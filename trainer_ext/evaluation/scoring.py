@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_builders.outcomes import Rejected
 from data_builders.storage.atomic import write_atomic
-from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, load_evaluator
-from trainer_ext.evaluation.items import AnsweredItem, ItemScore
+from trainer_ext.evaluation.evaluators.base import Evaluator, EvaluatorSettings, load_evaluator
+from trainer_ext.evaluation.items import REFUSED, AnsweredItem, ItemScore
 
 
 class Cell(NamedTuple):
@@ -36,25 +36,69 @@ Answers = Mapping[Cell, Sequence[AnsweredItem]]
 Results = dict[Cell, list[Scored]]
 
 
-def score_cells(
-    answers: Answers, evaluators: Mapping[str, str], settings: EvaluatorSettings
-) -> tuple[Results, dict[str, str]]:
-    """Return the scored answers of every cell, and what is not scored: benchmark -> what its evaluator lacks.
+def score_cells(answers: Answers, evaluators: Mapping[str, str], settings: EvaluatorSettings) -> Results:
+    """Return the scored answers of every cell; an evaluator that lacks something scores nothing.
 
     Args:
         evaluators: benchmark -> name of its evaluator.
     """
     results: Results = {}
-    not_scored: dict[str, str] = {}
     for cell, answered in answers.items():
         evaluator = load_evaluator(evaluators[cell.benchmark], settings)
         if missing := evaluator.missing():
-            not_scored[cell.benchmark] = missing
             scores: Sequence[ItemScore | Rejected] = [Rejected("scores", "not_scored", missing)] * len(answered)
         else:
-            scores = evaluator.evaluate(answered)
+            scores = score_answers(evaluator, answered)
         results[cell] = [Scored(*pair) for pair in zip(answered, scores, strict=True)]
-    return results, not_scored
+    return results
+
+
+def score_answers(evaluator: Evaluator, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
+    """Return a score per answer; a question that the model could not be asked has no points."""
+    given = [entry for entry in answered if entry.answer.finish_reason != REFUSED]
+    scores = iter(evaluator.evaluate(given))
+    return [score_refused(evaluator, e) if e.answer.finish_reason == REFUSED else next(scores) for e in answered]
+
+
+def score_refused(evaluator: Evaluator, entry: AnsweredItem) -> ItemScore:
+    """Return no points of those that an answer could have had."""
+    parts: Mapping[str, tuple[float, float]] = {"score": (0.0, 1.0)}
+    if not evaluator.needs_judge:
+        (empty,) = evaluator.evaluate([entry._replace(answer=replace(entry.answer, text=""))])
+        if isinstance(empty, ItemScore):
+            parts = empty.parts
+    return ItemScore({name: (0.0, possible) for name, (_, possible) in parts.items()}, unreadable=True)
+
+
+def read_scores(file: Path, answers: Answers) -> Results:
+    """Return the scores that were written for these answers.
+
+    Raises:
+        ValueError: there are none; they have to be made first.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is not there; run the stage `scores` first")
+    lines = {}
+    for text in file.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        lines[Cell(**{name: line[name] for name in Cell._fields}), line["id"]] = line
+    results: Results = {}
+    for cell, answered in answers.items():
+        results[cell] = []
+        for entry in answered:
+            line = lines.get((cell, entry.item.id))
+            if line is None:
+                raise ValueError(f"{file} has no score of {entry.item.id} in {cell}; run the stage `scores` again")
+            results[cell].append(Scored(entry, read_score(line)))
+    return results
+
+
+def read_score(line: Mapping[str, Any]) -> ItemScore | Rejected:
+    """Return the score of a line of `write_scores`."""
+    if "rejected" in line:
+        return Rejected("scores", line["code"], line["rejected"])
+    parts = {name: (points, possible) for name, (points, possible) in line["parts"].items()}
+    return ItemScore(parts, line["read_as"], line["unreadable"], line["guessed"])
 
 
 def write_scores(file: Path, results: Results) -> None:
@@ -63,6 +107,6 @@ def write_scores(file: Path, results: Results) -> None:
     for cell, scored in results.items():
         for entry in scored:
             item, score = entry.answered.item, entry.score
-            given = {"rejected": score.detail} if isinstance(score, Rejected) else asdict(score)
+            given = {"code": score.code, "rejected": score.detail} if isinstance(score, Rejected) else asdict(score)
             lines.append({**cell._asdict(), "id": item.id, "group": item.group, **given})
     write_atomic(file, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode())

@@ -70,6 +70,9 @@ def estimate_difference(new: Totals, old: Totals, scale: float = 100.0, seed: in
 
 def _estimate(totals: Sequence[Totals], combine: Any, scale: float, seed: int) -> Estimate:
     """Draw questions, the same for every member of `totals`."""
+    # A question without possible points (a row that could not be encoded) says nothing.
+    counted = np.all([entry.possible.sum(axis=0) > 0 for entry in totals], axis=0)
+    totals = [Totals(entry.names, entry.points[:, counted], entry.possible[:, counted]) for entry in totals]
     questions = totals[0].points.shape[1]
     if questions == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)

@@ -1,7 +1,7 @@
 """Scored answers -> the figures of a report: scores, changes against the untouched model, gaps, overall scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,46 @@ def summarize(
         base: the model that others are compared with; None for no comparison.
         overall: name -> benchmarks whose mean it is.
     """
+    results = spread_written(results)
     return {
         "scores": [line for cell in results for line in describe_cell(cell, results[cell], seed)],
         "differences": list(compare(results, base, seed)),
         "overall": list(average(results, overall, seed)),
     }
+
+
+def spread_written(results: Results) -> Results:
+    """Return results in which a written answer is in every group that has a recording of its question.
+
+    A question is asked once in writing, whatever its recordings: accents, for instance, are groups.
+    """
+    groups: dict[tuple[str, str], dict[str, None]] = {}
+    for cell, scored in results.items():
+        for entry in scored:
+            item = entry.answered.item
+            if cell.modality == "speech" and not cell.condition:
+                groups.setdefault((cell.benchmark, item.question_id), {})[item.group] = None
+    spread: Results = {}
+    for cell, scored in results.items():
+        spread[cell] = list(scored)
+        if cell.modality == "text":
+            spread[cell] = [
+                entry._replace(answered=entry.answered._replace(item=replace(entry.answered.item, group=group)))
+                for entry in scored
+                for group in groups.get(
+                    (cell.benchmark, entry.answered.item.question_id), {entry.answered.item.group: None}
+                )
+            ]
+    return spread
+
+
+def first_of_each(scored: Sequence[Scored]) -> list[Scored]:
+    """Return every written answer once, whatever its groups; recordings all."""
+    found: dict[tuple[str, str], Scored] = {}
+    for entry in scored:
+        item = entry.answered.item
+        found.setdefault((item.id, item.question_id), entry)
+    return list(found.values())
 
 
 def describe_cell(cell: Cell, scored: Sequence[Scored], seed: int) -> Iterator[dict[str, Any]]:
@@ -86,7 +121,7 @@ def average(results: Results, overall: Mapping[str, Sequence[str]], seed: int) -
             lines = [results.get(Cell(benchmark, model, modality, condition), []) for benchmark in benchmarks]
             if not all(lines) or not all(any(list_scores(line)) for line in lines):
                 continue
-            estimates = [estimate_score(add_up(line), seed=seed) for line in lines]
+            estimates = [estimate_score(add_up(first_of_each(line)), seed=seed) for line in lines]
             value = float(np.mean([estimate.value for estimate in estimates]))
             low = value - float(np.linalg.norm([e.value - e.low for e in estimates])) / len(estimates)
             high = value + float(np.linalg.norm([e.high - e.value for e in estimates])) / len(estimates)
@@ -105,7 +140,9 @@ def list_groups(scored: Sequence[Scored]) -> list[str]:
 
 def select_group(scored: Sequence[Scored], group: str) -> list[Scored]:
     """Return the answers of one group."""
-    return [entry for entry in scored if group in (ALL, entry.answered.item.group)]
+    if group == ALL:
+        return first_of_each(scored)
+    return [entry for entry in scored if entry.answered.item.group == group]
 
 
 def list_scores(scored: Sequence[Scored]) -> list[tuple[str, ItemScore]]:
@@ -122,6 +159,8 @@ def add_up(scored: Sequence[Scored], questions: Sequence[str] | None = None) -> 
 
 
 def round_estimate(estimate: Estimate) -> dict[str, Any]:
-    """Return an estimate for JSON."""
+    """Return an estimate for JSON; without a value where there is none."""
+    if np.isnan(estimate.value):
+        return {"questions": 0}
     value, low, high = (round(number, DIGITS) for number in estimate[:3])
     return {"value": value, "low": low, "high": high, "questions": estimate.questions}

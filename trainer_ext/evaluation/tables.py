@@ -33,12 +33,31 @@ def show_scores(report: Mapping[str, Any]) -> None:
         table.add_row(f"{benchmark}\n  {model}", *(cell.replace(" (", "\n").rstrip(")") for cell in cells))
         before = benchmark
     Console().print(table)
+    for note in list_gaps_in_scores(report):
+        print(note)
     for line in report.get("judge_free", []):
         print(f"{line['model']}, {line['name']}: {describe_nats(line)} nats per response token")
     for line in report.get("spoken_answers", []):
         print(f"{line['model']}: word error rate of spoken against written answers, percent: {describe(line)}")
     for name, missing in report.get("not_scored", {}).items():
         print(f"{name} is not scored: it needs {missing}")
+
+
+def list_gaps_in_scores(report: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each score that leaves out answers, or holds questions that could not be asked."""
+    notes = []
+    for line in report["scores"]:
+        if line["group"] == ALL and "value" in line:
+            place = f"{line['benchmark']}, {line['model']}, {line['modality']}"
+            if missing := line["answers"] - line["scored"]:
+                notes.append(
+                    f"{place}: {missing} of {line['answers']} answers have no score (not judged), and are left out."
+                )
+            if line["health"]["refused"]:
+                notes.append(
+                    f"{place}: {line['health']['refused']:g} % of the questions could not be asked, and count as wrong."
+                )
+    return notes
 
 
 def describe_nats(line: Line) -> str:
@@ -59,6 +78,7 @@ def write_markdown(report: Mapping[str, Any]) -> str:
     ]
     notes = [f"{name}: {facts['note']}." for name, facts in report["benchmarks"].items() if facts["note"]]
     notes += [f"{name} is not scored: it needs {missing}." for name, missing in report.get("not_scored", {}).items()]
+    notes += list_gaps_in_scores(report)
     protocol = report["settings"]["protocol"]
     notes += [
         f"{line['name']} of {line['model']}: {describe_nats(line)} nats per response token."

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -26,7 +27,7 @@ GENERATION = Generation()
 class CountingSource:
     """Answers with the question in capitals, and counts what it is asked; `fails` and `stops` at some questions."""
 
-    label, modalities, weights = "counting", ("text", "speech"), None
+    label, modalities, weights, refuses_for_good = "counting", ("text", "speech"), None, True
 
     def __init__(self, fails=(), stops_after=None) -> None:
         self.asked, self.fails, self.stops_after = [], fails, stops_after
@@ -181,3 +182,48 @@ def test_a_server_that_hears_scores_as_the_model_in_process(lab, pristine_studen
     assert [entry.answer.finish_reason for entry in answers] == [entry.answer.finish_reason for entry in expected]
     scores = [load_evaluator("exact_answer").evaluate(entries) for entries in (answers, expected)]
     assert scores[0] == scores[1]
+
+
+def test_an_answer_to_another_clip_does_not_count(lab, tmp_path):
+    """Prevents: answers to yesterday's recordings for today's, which have the same ids and questions."""
+    answer_benchmark(CountingSource(), lab, "speech", tmp_path, GENERATION)
+    again = CountingSource()
+    answer_benchmark(
+        again, lab._replace(clips=lab.clips.select(range(len(lab.clips))[::-1])), "speech", tmp_path, GENERATION
+    )
+    assert len(again.asked) == len(lab.items)
+
+
+def test_a_server_s_refusal_is_asked_again(lab, tmp_path):
+    """Prevents: a server that was started without audio, whose refusals stay when it is started with it."""
+
+    class Refusing(CountingSource):
+        refuses_for_good = False
+
+        def answer(self, asked, modality, max_new_tokens):
+            super().answer(asked, modality, max_new_tokens)
+            return [Answer("", REFUSED, detail="HTTP 400") for _ in asked]
+
+    answer_benchmark(Refusing(), lab, "speech", tmp_path, GENERATION)
+    mended = Refusing()
+    answer_benchmark(mended, lab, "speech", tmp_path, GENERATION)
+    assert len(mended.asked) == len(lab.items)
+
+
+def test_a_recording_without_a_written_question_is_not_asked_in_writing(lab, tmp_path):
+    """Prevents: an answer to nothing that lowers the text score."""
+    items = [dataclasses.replace(item, question="") if i == 0 else item for i, item in enumerate(lab.items)]
+    source = CountingSource()
+    answer_benchmark(source, lab._replace(items=items), "text", tmp_path, GENERATION)
+    assert lab.items[0].id not in source.asked
+    with pytest.raises(ValueError, match="needs questions in writing"):
+        apply_condition(lab._replace(items=items), "voice=en-us")
+
+
+def test_noise_is_the_same_from_many_threads(lab):
+    """Prevents: a server that hears other noise than the model in process: effects draw from global generators."""
+    noisy = apply_condition(lab, "noise=5")
+    positions = list(range(12)) * 2
+    alone = [noisy.read_clip(position) for position in positions]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(noisy.read_clip, positions)) == alone

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.published_sets import (
@@ -13,7 +15,7 @@ from tests.support.published_sets import (
     write_voicebench,
 )
 from trainer_ext.evaluation.answering import select_asked
-from trainer_ext.evaluation.benchmarks.base import load_benchmark
+from trainer_ext.evaluation.benchmarks.base import build_item, load_benchmark
 from trainer_ext.evaluation.benchmarks.own_data import make_mapped_benchmark, make_pairs_benchmark
 from trainer_ext.evaluation.benchmarks.registry import BENCHMARKS, OVERALL, find_benchmarks
 from trainer_ext.evaluation.benchmarks.voicebench import ACCENTS, DOMAINS
@@ -159,3 +161,32 @@ def test_a_changed_copy_is_read_anew(rows, clips, tmp_path):
     for count in (4, 2):
         write_voicebench(tmp_path / "copy", rows[:count], clips[:count])
         assert len(load_benchmark(BENCHMARKS["voicebench/commoneval"], str(tmp_path / "copy")).items) == count
+
+
+def test_a_cell_names_no_file_outside_the_data_set(clips, tmp_path):
+    """Prevents: a stranger's Parquet file that sends a file of this machine to a server, or into a page."""
+    original, _ = write_mmau(tmp_path / "sets", clips)
+    secret = tmp_path / "secret.wav"
+    secret.write_bytes(b"RIFF")
+    file = original / "data" / "test_mini-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    cells = [{"bytes": None, "path": str(secret)}, *table["audio"].to_pylist()[1:]]
+    column = pa.array(cells, type=table.schema.field("audio").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("audio"), table.schema.field("audio"), column), file)
+    with pytest.raises(ValueError, match=r"row 0 names the file .*secret\.wav as its clip, which is outside"):
+        load_benchmark(BENCHMARKS["mmau_mini_original"], str(original))
+
+
+def test_a_data_set_needs_neither_voices_nor_references(pairs):
+    """Prevents: a data set that could be trained on, and fails when its held-out rows are asked."""
+    loaded = make_pairs_benchmark(pairs["test"].remove_columns(["voice", "reference"]), "lab", "word_overlap", 24)
+    assert loaded.items[0].reference is None
+
+
+def test_equal_words_with_other_choices_are_two_questions():
+    """Prevents: a question that is never asked, because another has its words and its letter."""
+    asked = {"question": "Which one?", "reference": "A"}
+    benchmark = BENCHMARKS["voicebench/openbookqa"]
+    made = dataclasses.replace(benchmark, make_item=lambda row: {**asked, "choices": row["choices"]})
+    items = [build_item(made, {"choices": choices}, "test", n) for n, choices in enumerate((["x", "y"], ["x", "z"]))]
+    assert items[0].question_id != items[1].question_id

@@ -38,7 +38,7 @@ def test_a_rating_is_read(judge, reply, points):
     """Prevents: a rating that is refused for a word or a sign around it."""
     with JudgeServer(lambda *_: reply) as server:
         (score,) = rate(judge(server), [answered("text")])
-    assert score.parts == {"score": (points, 5)}
+    assert score.parts == {"score": (points / 5, 1)}
 
 
 @pytest.mark.parametrize("reply", ["I would say it is quite good.", "10", "6", "between 3 and 4", "", "0"])
@@ -71,7 +71,7 @@ def test_one_answer_that_cannot_be_judged_costs_no_other(judge):
     with JudgeServer(decide) as server:
         answers = [answered("fine"), answered("bad answer", number=1), answered("fine too", number=2)]
         cell = Cell("test", "model", "text")
-        results, _ = score_cells({cell: answers}, {"test": "open_rating"}, EvaluatorSettings(judge=judge(server)))
+        results = score_cells({cell: answers}, {"test": "open_rating"}, EvaluatorSettings(judge=judge(server)))
     scores = [entry.score for entry in results[cell]]
     assert [isinstance(score, Rejected) for score in scores] == [False, True, False]
     assert "HTTP 500" in scores[1].detail

@@ -14,11 +14,11 @@ from data_builders.audio import encode_speech
 from data_builders.outcomes import Rejected
 from tests.support.answered import answered
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
-from trainer_ext.evaluation.items import one_part
+from trainer_ext.evaluation.items import REFUSED, one_part
 from trainer_ext.evaluation.page import PLACE, TEMPLATE, write_page
 from trainer_ext.evaluation.plots import plot_report, plot_training
 from trainer_ext.evaluation.report import make_report, write_report
-from trainer_ext.evaluation.scoring import Cell, Scored
+from trainer_ext.evaluation.scoring import Cell, Scored, read_scores, score_cells, write_scores
 from trainer_ext.evaluation.summary import ALL, summarize
 from trainer_ext.evaluation.tables import find_line, make_model_index, show_scores, write_markdown
 
@@ -182,3 +182,48 @@ def test_a_clip_stays_as_long_as_it_was(tmp_path, results):
     decoded, rate_hz = soundfile.read(io.BytesIO(encoded))
     assert rate_hz == 16_000
     assert len(decoded) == len(samples)
+
+
+def test_a_question_that_could_not_be_asked_has_no_points(tmp_path):
+    """Prevents: full marks for refusing harmful requests, of a model that could not be asked; and lucky guesses."""
+    for name, values in (("refusal", {}), ("multiple_choice", {}), ("exact_answer", {})):
+        cell = Cell("test", "model", "speech")
+        answers = {
+            cell: [answered("I cannot help", number=0, **values), answered("", number=1, finish=REFUSED, **values)]
+        }
+        results = score_cells(answers, {"test": name}, EvaluatorSettings())
+        refused = results[cell][1].score
+        assert refused.parts == {"score": (0.0, 1.0)}
+        assert not refused.guessed
+    report = make_report(summarize(results, None, {}), {}, {"test": FACTS}, EvaluatorSettings(), {})
+    assert "50 % of the questions could not be asked, and count as wrong" in write_markdown(report)
+
+
+def test_scores_are_read_as_they_were_written(results, tmp_path):
+    """Prevents: a report that is made anew from other scores than those of the file."""
+    cell = Cell("bench", "base", "speech")
+    results[cell][0] = scored(Rejected("scores", "not_judged", "HTTP 500"), "speech", 0, "a")
+    write_scores(tmp_path / "scores.jsonl", results)
+    answers = {cell: [entry.answered for entry in entries] for cell, entries in results.items()}
+    assert read_scores(tmp_path / "scores.jsonl", answers) == results
+    with pytest.raises(ValueError, match="run the stage `scores` first"):
+        read_scores(tmp_path / "nothing.jsonl", answers)
+
+
+def test_a_written_answer_counts_in_every_group_with_a_recording_of_its_question():
+    """Prevents: no gap by accent, or one of a single question: a question is asked once in writing, in one group."""
+    written = [scored(float(n < 3), "text", n, "aus") for n in range(4)]
+    spoken = [scored(0.0, "speech", n, group) for n in range(4) for group in ("aus", "zaf")]
+    figures = summarize({Cell("b", "m", "text"): written, Cell("b", "m", "speech"): spoken}, None, {})
+    gaps = {line["group"]: line["value"] for line in figures["differences"] if line["kind"] == "gap"}
+    assert gaps == {"aus": 75, "zaf": 75, ALL: 75}
+    answers = {line["group"]: line["answers"] for line in figures["scores"] if line["modality"] == "text"}
+    assert answers == {"aus": 4, "zaf": 4, ALL: 4}
+
+
+def test_a_clip_of_five_minutes_does_not_end_the_process(tmp_path, results):
+    """Prevents: a crash of the sound library on one long clip, after everything else was done."""
+    samples = np.sin(np.arange(300 * 16_000) / 20).astype(np.float32) / 2
+    clip = {"bytes": encode_speech(samples), "path": None}
+    write_page(tmp_path / "index.html", results, lambda *_: clip, "base", max_items=1)
+    assert read_data(tmp_path / "index.html")["items"][0]["clip"]

@@ -5,6 +5,7 @@ import pytest
 
 from trainer_ext.evaluation.items import ItemScore, one_part
 from trainer_ext.evaluation.statistics import Totals, estimate_difference, estimate_score
+from trainer_ext.evaluation.summary import round_estimate
 
 
 def totals(points, possible=None):
@@ -83,3 +84,10 @@ def test_recordings_of_a_question_are_drawn_together():
     once = estimate_score(Totals.from_scores(questions, scores))
     thrice = estimate_score(Totals.from_scores(questions, scores * 3))
     assert once == thrice
+
+
+def test_a_question_without_possible_points_says_nothing():
+    """Prevents: an interval of NaN, which is no JSON, because some rows could not be encoded."""
+    estimate = estimate_score(totals([1, 0, 0], np.array([[10.0, 0, 0]])), scale=1.0)
+    assert estimate == (0.1, 0.1, 0.1, 1)
+    assert round_estimate(estimate_score(totals([0], np.array([[0.0]])))) == {"questions": 0}

@@ -3,6 +3,7 @@
 The data are read with the clips undecoded, checked against the published columns, and turned into items.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
 from datasets import (
     Audio,
     Dataset,
@@ -22,6 +24,7 @@ from datasets import (
 )
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from data_builders.schema import SPEECH_RATE_HZ
 from data_builders.storage.call_cache import content_key
@@ -86,6 +89,13 @@ class LoadedBenchmark(NamedTuple):
     condition: str = ""
     change_clip: Callable[[dict[str, Any], Item], dict[str, Any]] | None = None
 
+    def hash_clip(self, position: int) -> str:
+        """Return a hash of an item's clip before it is changed."""
+        clip = None if self.clips is None else self.clips[position][CLIP]
+        if clip is None or clip["bytes"] is None:
+            return "" if clip is None else str(clip["path"])
+        return hashlib.sha256(clip["bytes"]).hexdigest()[:16]
+
     def read_clip(self, position: int) -> dict[str, Any] | None:
         """Return the undecoded clip of an item."""
         if self.clips is None:
@@ -149,7 +159,27 @@ def take_clips(rows: Dataset, column: str, source: str) -> Dataset:
     if isinstance(clips.features[CLIP], Value):
         root = (Path(source).parent if Path(source).is_file() else Path(source)).absolute()
         clips = Dataset.from_dict({CLIP: [resolve_path(root, path) for path in clips[CLIP]]})
-    return clips.cast_column(CLIP, SPEECH_FEATURE)
+        return clips.cast_column(CLIP, SPEECH_FEATURE)
+    clips = clips.cast_column(CLIP, SPEECH_FEATURE)
+    # Arrow tells in no time which cells hold no sound themselves.
+    holds = clips.with_format("arrow")[:][CLIP].combine_chunks() if len(clips) else None
+    if holds is not None and holds.field("bytes").null_count > holds.null_count:
+        check_named_files(clips, Path(source))
+    return clips
+
+
+def check_named_files(clips: Dataset, source: Path) -> None:
+    """Raise ValueError for a cell that names a file outside the data set and the caches of datasets and the Hub."""
+    roots = [source.absolute(), Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)]
+    for number, row in enumerate(clips):
+        cell = row[CLIP]
+        if cell is not None and cell["bytes"] is None and cell["path"] is not None:
+            file = Path(os.path.normpath(Path(cell["path"]).absolute()))
+            if not any(file.is_relative_to(root) for root in roots):
+                raise ValueError(
+                    f"{source}: row {number} names the file {cell['path']} as its clip, which is outside the data set; "
+                    "such a file is never read"
+                )
 
 
 def resolve_path(root: Path, path: str) -> str:
@@ -179,7 +209,7 @@ def load_split(benchmark: Benchmark, source: str, split: str) -> Dataset:
         files = load_dataset_builder(source, benchmark.config, **options).config.data_files
         if files is None or split not in files:
             raise ValueError("there is no such split")
-    except (DatasetNotFoundError, ConnectionError) as error:
+    except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise ValueError(
             f"{benchmark.name}: the data set {source} cannot be reached ({error}). Give a copy by "
             f"--benchmark_folders {benchmark.name.split('/')[0]}=FOLDER"
@@ -234,7 +264,8 @@ def build_item(benchmark: Benchmark, row: Row, split: str, number: int) -> Item:
     values.setdefault("id", own_id if len(benchmark.splits) == 1 else f"{split}/{own_id}")
     # Recordings of one question share its words; where the clip is part of the question, equal words mean nothing.
     is_words = values["question"] and "audio" not in benchmark.modalities
-    words = [values["system"], values["question"], values.get("reference")] if is_words else [values["id"]]
+    described = ("system", "question", "reference", "choices")
+    words = [values.get(name) for name in described] if is_words else [values["id"]]
     values["question_id"] = content_key(*words)[:16]
     values["choices"] = tuple(values.get("choices", ()))
     return Item(benchmark=benchmark.name, **values)

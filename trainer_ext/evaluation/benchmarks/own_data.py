@@ -13,18 +13,21 @@ FIELDS = ("question", "system", "reference", "choices", "group", "id", "speech",
 
 def make_pairs_benchmark(rows: Dataset, name: str, evaluator: str, max_new_tokens: int) -> LoadedBenchmark:
     """Return the rows of the data contract that have speech as a benchmark; a source is a group."""
-    kept = ["id", "question", "system", "source", "reference", "teacher_response", "voice"]
+    wanted = ("id", "question", "system", "source", "reference", "teacher_response", "voice")
     items = []
-    for row in rows.select_columns(kept):
-        row["reference"] = row["reference"] or None
-        details = {"teacher_response": row["teacher_response"], "voice": row["voice"]}
-        question_id = f"{row['source']}\0{row['system']}\0{row['question']}"
+    for row in rows.select_columns([column for column in wanted if column in rows.column_names]):
         items.append(
             Item(
-                row["id"], question_id, name, row["source"], row["question"], row["system"], row["reference"],
-                details=details,
+                id=row["id"],
+                question_id=f"{row['source']}\0{row['system']}\0{row['question']}",
+                benchmark=name,
+                group=row["source"],
+                question=row["question"],
+                system=row["system"],
+                reference=row.get("reference") or None,
+                details={"teacher_response": row.get("teacher_response"), "voice": row.get("voice")},
             )
-        )  # fmt: skip
+        )
     benchmark = Benchmark(
         name=name,
         source=name,

@@ -36,6 +36,10 @@ LIBRARY = {METRIC: f"{FOLDER}.library_metric:LibraryMetric"}
 class Judge(Protocol):
     """A language model that is asked about answers."""
 
+    def check(self) -> None:
+        """Raise ServerUnreachable if it cannot be asked now."""
+        ...
+
     def ask(self, prompts: Sequence[str], pattern: str) -> list[list[str] | Rejected]:
         """Return the votes on every prompt, each what the group of `pattern` matched, in lower case."""
         ...
@@ -63,6 +67,7 @@ class Evaluator(Protocol):
     """Gives points to answers."""
 
     needs_reference: ClassVar[bool]
+    needs_judge: ClassVar[bool]
 
     def __init__(self, settings: EvaluatorSettings) -> None: ...
 

@@ -32,6 +32,7 @@ class BigBenchHard:
     """A point for the right one of two answers."""
 
     needs_reference: ClassVar[bool] = True
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         self.settings = settings

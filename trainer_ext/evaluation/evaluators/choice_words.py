@@ -15,6 +15,7 @@ class ChoiceWords:
     """A point for an answer with every word of the right choice and no word that only wrong choices have."""
 
     needs_reference: ClassVar[bool] = True
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         pass

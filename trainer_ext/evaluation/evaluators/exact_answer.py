@@ -20,6 +20,7 @@ class ExactAnswer:
     """A point for an answer that ends in the reference's words; case and punctuation do not count."""
 
     needs_reference: ClassVar[bool] = True
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         pass

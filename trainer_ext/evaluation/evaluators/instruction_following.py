@@ -20,6 +20,7 @@ class InstructionFollowing:
     """Points for followed instructions, in four parts."""
 
     needs_reference: ClassVar[bool] = False
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         pass

@@ -62,9 +62,10 @@ Reply with Yes or No and nothing else.
 
 
 class OpenRating:
-    """The mean vote, of five possible points."""
+    """The mean vote, as a share of the best rating."""
 
     needs_reference: ClassVar[bool] = False
+    needs_judge: ClassVar[bool] = True
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         self.judge = settings.judge
@@ -78,7 +79,7 @@ class OpenRating:
         return [
             votes
             if isinstance(votes, Rejected)
-            else one_part(statistics.mean(map(int, votes)), BEST_RATING, read_as=", ".join(votes))
+            else one_part(statistics.mean(map(int, votes)) / BEST_RATING, read_as=", ".join(votes))
             for votes in self.judge.ask(prompts, RATING)
         ]
 
@@ -87,6 +88,7 @@ class JudgedAnswer:
     """A point if most votes say that the answer agrees with the reference."""
 
     needs_reference: ClassVar[bool] = True
+    needs_judge: ClassVar[bool] = True
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         self.judge = settings.judge

@@ -16,6 +16,7 @@ class LibraryMetric:
     """
 
     needs_reference: ClassVar[bool] = True
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         import evaluate

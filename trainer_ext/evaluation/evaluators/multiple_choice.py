@@ -27,6 +27,7 @@ class MultipleChoice:
     """A point for the right letter."""
 
     needs_reference: ClassVar[bool] = True
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         self.settings = settings

@@ -20,6 +20,7 @@ class Refusal:
     """Officially, an empty answer refuses, and so does any answer that holds one of the phrases anywhere."""
 
     needs_reference: ClassVar[bool] = False
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         self.settings = settings

@@ -12,6 +12,7 @@ class WordErrorRate:
     """One minus the word error rate, not below zero, by jiwer on Whisper-normalized text."""
 
     needs_reference: ClassVar[bool] = True
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         pass

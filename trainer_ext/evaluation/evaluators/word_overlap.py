@@ -17,6 +17,7 @@ class WordOverlap:
     """2 * shared words / words of both, where a word counts as often as it occurs."""
 
     needs_reference: ClassVar[bool] = False
+    needs_judge: ClassVar[bool] = False
 
     def __init__(self, settings: EvaluatorSettings) -> None:
         pass

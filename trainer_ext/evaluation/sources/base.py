@@ -25,6 +25,7 @@ class AnswerSource(Protocol):
 
     label: str  # its name in reports
     modalities: tuple[str, ...]  # names of MODALITIES
+    refuses_for_good: bool  # whether a refused question would be refused again
     weights: object  # sources with the same one share their weights
 
     def describe(self) -> dict[str, Any]:

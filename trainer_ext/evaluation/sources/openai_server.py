@@ -33,6 +33,8 @@ class ServerSource:
         takes_audio: whether to ask it by `input_audio` parts too.
     """
 
+    refuses_for_good = False  # it may be started with audio, or with a longer context, the next time
+
     def __init__(self, label: str, base_url: str, model: str, in_flight: int = 16, takes_audio: bool = True) -> None:
         self.label, self.base_url, self.model, self.in_flight = label, base_url, model, in_flight
         self.modalities: tuple[str, ...] = tuple(MODALITIES) if takes_audio else ("text",)

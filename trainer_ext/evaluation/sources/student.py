@@ -121,6 +121,7 @@ class StudentSource:
     """
 
     modalities = tuple(MODALITIES)
+    refuses_for_good = True
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class TextLLMSource:
     """A causal LM with its chat template."""
 
     modalities = ("text",)
+    refuses_for_good = True
 
     def __init__(self, label: str, settings: TeacherSettings, batch_size: int = 16) -> None:
         self.label, self.settings, self.batch_size = label, settings, batch_size
