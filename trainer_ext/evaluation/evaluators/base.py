@@ -6,6 +6,7 @@ A new one is a file of this folder and a line in EVALUATORS. Two protocols are n
     strict       an unreadable answer is wrong, and counted
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -82,6 +83,30 @@ class Evaluator(Protocol):
             ValueError: an item lacks what this evaluator reads; names it.
         """
         ...
+
+
+class ItemEvaluator(ABC):
+    """An evaluator that scores every answer by itself, and lacks nothing."""
+
+    needs_reference: ClassVar[bool] = False
+    needs_judge: ClassVar[bool] = False
+
+    def __init__(self, settings: EvaluatorSettings) -> None:
+        self.settings = settings
+
+    def missing(self) -> str | None:
+        return None
+
+    def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
+        return [self.score(entry) for entry in answered]
+
+    @abstractmethod
+    def score(self, entry: AnsweredItem) -> ItemScore:
+        """Return the score of one answer.
+
+        Raises:
+            ValueError: the item lacks what this evaluator reads; names it.
+        """
 
 
 def load_evaluator(name: str, settings: EvaluatorSettings | None = None) -> Evaluator:

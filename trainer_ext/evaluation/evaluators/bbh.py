@@ -1,11 +1,9 @@
 """BIG-Bench Hard as VoiceBench asks it: four tasks with two possible answers each."""
 
 import re
-from collections.abc import Sequence
 from typing import ClassVar
 
-from data_builders.outcomes import Rejected
-from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, read_detail, require_reference
+from trainer_ext.evaluation.evaluators.base import ItemEvaluator, read_detail, require_reference
 from trainer_ext.evaluation.evaluators.phrases import Rule, apply_rules, guess, read_rules, strip_answer_number
 from trainer_ext.evaluation.items import AnsweredItem, ItemScore, one_part
 
@@ -28,22 +26,12 @@ WORDS = {"hyperbaton": (r"\(a\)|\boption a\b|^a$", r"\(b\)|\boption b\b|^b$")}
 YES_NO = (r"\b(?:no|false|not plausible|implausible)\b", r"\b(?:yes|true)\b|(?<!not )\bplausible\b")
 
 
-class BigBenchHard:
+class BigBenchHard(ItemEvaluator):
     """A point for the right one of two answers."""
 
     needs_reference: ClassVar[bool] = True
-    needs_judge: ClassVar[bool] = False
 
-    def __init__(self, settings: EvaluatorSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
-
-    def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
-        return [self._score(entry) for entry in answered]
-
-    def _score(self, entry: AnsweredItem) -> ItemScore:
+    def score(self, entry: AnsweredItem) -> ItemScore:
         reference = require_reference(entry).lower()
         if reference not in VALUES:
             raise ValueError(

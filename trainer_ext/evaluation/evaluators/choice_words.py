@@ -4,31 +4,21 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from data_builders.outcomes import Rejected
-from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, require_reference
+from trainer_ext.evaluation.evaluators.base import ItemEvaluator, require_reference
 from trainer_ext.evaluation.items import AnsweredItem, ItemScore, one_part
 
 WORD = re.compile(r"\b\w+\b")
 
 
-class ChoiceWords:
+class ChoiceWords(ItemEvaluator):
     """A point for an answer with every word of the right choice and no word that only wrong choices have."""
 
     needs_reference: ClassVar[bool] = True
-    needs_judge: ClassVar[bool] = False
 
-    def __init__(self, settings: EvaluatorSettings) -> None:
-        pass
-
-    def missing(self) -> str | None:
-        return None
-
-    def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
-        return [
-            one_part(names_choice(entry.answer.text, require_reference(entry), entry.item.choices),
-                     unreadable=not split_words(entry.answer.text))
-            for entry in answered
-        ]  # fmt: skip
+    def score(self, entry: AnsweredItem) -> ItemScore:
+        text = entry.answer.text
+        names = names_choice(text, require_reference(entry), entry.item.choices)
+        return one_part(names, unreadable=not split_words(text))
 
 
 def names_choice(answer: str, right: str, choices: Sequence[str]) -> bool:

@@ -2,11 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from typing import ClassVar
 
-from data_builders.outcomes import Rejected
-from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, require_reference
+from trainer_ext.evaluation.evaluators.base import ItemEvaluator, require_reference
 from trainer_ext.evaluation.items import AnsweredItem, ItemScore, one_part
 
 UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"  # Thai, Japanese and Chinese characters
@@ -16,20 +14,13 @@ WORD = re.compile(rf"{NUMBER}|[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['\u2019][^\W_]+)
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
-class ExactAnswer:
+class ExactAnswer(ItemEvaluator):
     """A point for an answer that ends in the reference's words; case and punctuation do not count."""
 
     needs_reference: ClassVar[bool] = True
-    needs_judge: ClassVar[bool] = False
 
-    def __init__(self, settings: EvaluatorSettings) -> None:
-        pass
-
-    def missing(self) -> str | None:
-        return None
-
-    def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
-        return [one_part(ends_in(entry.answer.text, require_reference(entry))) for entry in answered]
+    def score(self, entry: AnsweredItem) -> ItemScore:
+        return one_part(ends_in(entry.answer.text, require_reference(entry)))
 
 
 def ends_in(answer: str, reference: str) -> bool:

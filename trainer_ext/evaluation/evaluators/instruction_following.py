@@ -5,10 +5,9 @@ each strictly and loosely (without the first or last line, or without asterisks)
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-from data_builders.outcomes import Rejected
-from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, read_detail
+from trainer_ext.evaluation.evaluators.base import ItemEvaluator, read_detail
 from trainer_ext.evaluation.evaluators.phrases import strip_answer_number
 from trainer_ext.evaluation.items import AnsweredItem, ItemScore
 
@@ -16,14 +15,8 @@ HOW_TO_INSTALL = 'if-verifiable: pip install -e ".[eval]"'
 HOW_TO_LOAD_SENTENCES = "the sentence splitter of nltk: python -m nltk.downloader punkt_tab"
 
 
-class InstructionFollowing:
+class InstructionFollowing(ItemEvaluator):
     """Points for followed instructions, in four parts."""
-
-    needs_reference: ClassVar[bool] = False
-    needs_judge: ClassVar[bool] = False
-
-    def __init__(self, settings: EvaluatorSettings) -> None:
-        pass
 
     def missing(self) -> str | None:
         try:
@@ -37,28 +30,22 @@ class InstructionFollowing:
             return HOW_TO_LOAD_SENTENCES
         return None
 
-    def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
+    def score(self, entry: AnsweredItem) -> ItemScore:
         import langdetect
+        from if_verifiable.common import get_loose_transformations
 
         langdetect.DetectorFactory.seed = 0  # it draws at random otherwise
-        return [score(entry) for entry in answered]
-
-
-def score(entry: AnsweredItem) -> ItemScore:
-    """Return the points of one answer."""
-    from if_verifiable.common import get_loose_transformations
-
-    text = strip_answer_number(entry.answer.text)
-    if text.endswith("<|user|>"):
-        text = text.removesuffix("<|user|>").strip()
-    checks = load_checks(entry)
-    strict = [follows(check, [text]) for check in checks]
-    loose = [follows(check, get_loose_transformations(text)) for check in checks]
-    parts = {}
-    for name, followed in (("strict", strict), ("loose", loose)):
-        parts[f"{name} prompt"] = (float(all(followed)), 1.0)
-        parts[f"{name} instruction"] = (float(sum(followed)), float(len(followed)))
-    return ItemScore(parts, read_as=f"{sum(strict)} of {len(strict)} strictly", unreadable=not text.strip())
+        text = strip_answer_number(entry.answer.text)
+        if text.endswith("<|user|>"):
+            text = text.removesuffix("<|user|>").strip()
+        checks = load_checks(entry)
+        strict = [follows(check, [text]) for check in checks]
+        loose = [follows(check, get_loose_transformations(text)) for check in checks]
+        parts = {}
+        for name, followed in (("strict", strict), ("loose", loose)):
+            parts[f"{name} prompt"] = (float(all(followed)), 1.0)
+            parts[f"{name} instruction"] = (float(sum(followed)), float(len(followed)))
+        return ItemScore(parts, read_as=f"{sum(strict)} of {len(strict)} strictly", unreadable=not text.strip())
 
 
 def load_checks(entry: AnsweredItem) -> list[Any]:

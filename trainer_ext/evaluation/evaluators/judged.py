@@ -61,10 +61,9 @@ Reply with Yes or No and nothing else.
 """
 
 
-class OpenRating:
-    """The mean vote, as a share of the best rating."""
+class JudgedEvaluator:
+    """An evaluator that asks the judge."""
 
-    needs_reference: ClassVar[bool] = False
     needs_judge: ClassVar[bool] = True
 
     def __init__(self, settings: EvaluatorSettings) -> None:
@@ -72,6 +71,12 @@ class OpenRating:
 
     def missing(self) -> str | None:
         return NO_JUDGE if self.judge is None else None
+
+
+class OpenRating(JudgedEvaluator):
+    """The mean vote, as a share of the best rating."""
+
+    needs_reference: ClassVar[bool] = False
 
     def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
         assert self.judge is not None
@@ -84,17 +89,10 @@ class OpenRating:
         ]
 
 
-class JudgedAnswer:
+class JudgedAnswer(JudgedEvaluator):
     """A point if most votes say that the answer agrees with the reference."""
 
     needs_reference: ClassVar[bool] = True
-    needs_judge: ClassVar[bool] = True
-
-    def __init__(self, settings: EvaluatorSettings) -> None:
-        self.judge = settings.judge
-
-    def missing(self) -> str | None:
-        return NO_JUDGE if self.judge is None else None
 
     def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
         assert self.judge is not None

@@ -1,11 +1,9 @@
 """Multiple choice: the letter that an answer names (VoiceBench's mmsu and openbookqa)."""
 
 import re
-from collections.abc import Sequence
 from typing import ClassVar
 
-from data_builders.outcomes import Rejected
-from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, require_reference
+from trainer_ext.evaluation.evaluators.base import ItemEvaluator, require_reference
 from trainer_ext.evaluation.evaluators.phrases import CHOICE, guess, read_phrases, strip_answer_number
 from trainer_ext.evaluation.items import AnsweredItem, ItemScore, one_part
 
@@ -23,22 +21,12 @@ STATED = re.compile(
 NAMED = re.compile(r"(?:^|[\s(*\"'])(?:option\s+)?([A-D])(?=$|[).,:*\"']|\s*$)|\(([A-Da-d])\)|\b[Oo]ption ([A-Da-d])\b")
 
 
-class MultipleChoice:
+class MultipleChoice(ItemEvaluator):
     """A point for the right letter."""
 
     needs_reference: ClassVar[bool] = True
-    needs_judge: ClassVar[bool] = False
 
-    def __init__(self, settings: EvaluatorSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
-
-    def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
-        return [self._score(entry) for entry in answered]
-
-    def _score(self, entry: AnsweredItem) -> ItemScore:
+    def score(self, entry: AnsweredItem) -> ItemScore:
         reference = require_reference(entry)
         official = self.settings.protocol == "voicebench"
         letter = read_officially(entry.answer.text) if official else read_strictly(entry.answer.text)

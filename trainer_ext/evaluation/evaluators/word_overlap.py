@@ -4,29 +4,20 @@ Compares with the reference or, where there is none, with the teacher's own answ
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import ClassVar
 
-from data_builders.outcomes import Rejected
-from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
+from trainer_ext.evaluation.evaluators.base import ItemEvaluator
 from trainer_ext.evaluation.evaluators.exact_answer import split_words
 from trainer_ext.evaluation.items import AnsweredItem, ItemScore, one_part
 
 
-class WordOverlap:
+class WordOverlap(ItemEvaluator):
     """2 * shared words / words of both, where a word counts as often as it occurs."""
 
     needs_reference: ClassVar[bool] = False
-    needs_judge: ClassVar[bool] = False
 
-    def __init__(self, settings: EvaluatorSettings) -> None:
-        pass
-
-    def missing(self) -> str | None:
-        return None
-
-    def evaluate(self, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
-        return [one_part(word_f1(entry.answer.text, find_wanted(entry))) for entry in answered]
+    def score(self, entry: AnsweredItem) -> ItemScore:
+        return one_part(word_f1(entry.answer.text, find_wanted(entry)))
 
 
 def find_wanted(entry: AnsweredItem) -> str:
