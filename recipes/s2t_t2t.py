@@ -43,6 +43,7 @@ from trainer_ext.evaluation.divergences import measure_divergences
 from trainer_ext.evaluation.evaluators.base import check_evaluator
 from trainer_ext.evaluation.held_out import AFTER, BEFORE, HeldOut, select_held_out, show_lines
 from trainer_ext.evaluation.plots import plot_training
+from trainer_ext.evaluation.tables import make_model_index
 from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.loading.teacher import load_teacher
 from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
@@ -123,6 +124,7 @@ def main() -> None:
         teacher_model=model.teacher_model_name_or_path,
         dataset_name=data.dataset_name or data.questions,
         report=report,
+        eval_results=tuple(make_model_index(report, AFTER)) if report else (),
     )
     trainer.create_model_card()
     if state.is_main_process:

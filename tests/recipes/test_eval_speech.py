@@ -14,9 +14,16 @@ from peft import LoraConfig, PeftModel
 from tests.support.judge_server import JudgeServer
 from tests.support.lab import ROOT, STUDENT, TEACHER
 from tests.support.processes import ENVIRONMENT, run
-from tests.support.published_sets import read_clips, write_voicebench
+from tests.support.published_sets import (
+    read_clips,
+    write_big_bench_audio,
+    write_mmar,
+    write_mmau,
+    write_voicebench,
+)
 from tests.support.run_script import run_script
 from tests.support.tiny_whisper import save_tiny_whisper
+from trainer_ext.evaluation.benchmarks.registry import BENCHMARKS, OVERALL
 
 BASE = ["--model_name_or_path", STUDENT, "--dtype", "float32"]
 
@@ -94,6 +101,33 @@ def test_a_published_subset_is_answered_scored_and_judged(evaluate, pairs, tmp_p
     report = json.loads((tmp_path / "eval" / "report.json").read_text())
     judged = [line["value"] for line in report["scores"] if line["benchmark"] == "voicebench/commoneval"]
     assert judged == [80, 80]
+
+
+def test_every_benchmark_is_asked_and_scored(evaluate, pairs, tmp_path):
+    """Prevents: a benchmark that loads and cannot be asked or scored, for other columns, clips or modalities."""
+    rows = list({row["question"]: row for row in pairs["test"]}.values())[:1]
+    clips = read_clips(rows)
+    original, revised = write_mmau(tmp_path / "mmau", clips)
+    folders = {
+        "voicebench": write_voicebench(tmp_path / "voicebench", rows, clips),
+        "mmau_mini_original": original,
+        "mmau_mini_v05.15.25": revised,
+        "mmar": write_mmar(tmp_path / "mmar", clips),
+        "big_bench_audio": write_big_bench_audio(tmp_path / "big", clips),
+    }
+    words = ["--benchmarks", *folders, "--benchmark_folders", *(f"{name}={place}" for name, place in folders.items())]
+    words += ["--max_new_tokens", "4", "--output_dir", str(tmp_path / "eval"), "--judge_model", "judge"]
+    with JudgeServer(lambda _, prompt: "Yes" if "reference" in prompt else "3") as server:
+        _, error = evaluate(*words, "--judge_base_url", server.url)
+    assert error == ""
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    scored = {(line["benchmark"], line["modality"]) for line in report["scores"] if "value" in line}
+    wanted = {(name, modality) for name, benchmark in BENCHMARKS.items() for modality in benchmark.modalities}
+    if "voicebench/ifeval" in report["not_scored"]:  # nltk's sentence splitter is not on this machine
+        wanted = {place for place in wanted if place[0] != "voicebench/ifeval"}
+    assert scored == wanted
+    names = {line["name"] for line in report["overall"]}
+    assert names == (set() if report["not_scored"] else set(OVERALL))
 
 
 def test_harder_recordings_give_a_curve(evaluate, run_config, tmp_path):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from tests.support.hub import HubServer
 from tests.support.lab import TEACHER, write_every
@@ -52,6 +53,8 @@ def test_one_line_runs_from_nothing_to_a_pushed_adapter_with_its_report(tmp_path
     card = (output / "README.md").read_text()
     assert "exact_answer on held-out questions" in card
     assert "| steps | 3 |" in card
+    results = ModelCard(card).data.eval_results
+    assert [entry.metric_value for entry in results] == [report["after"]["all"][name] for name in ("text", "speech")]
 
     assert hub.repositories == {"my-adapter"}
     assert hub.files["adapter_model.safetensors"] == (output / "adapter_model.safetensors").read_bytes()

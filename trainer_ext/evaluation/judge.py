@@ -54,7 +54,7 @@ class ServerJudge:
         """Raise ServerUnreachable if nobody answers at the server's address."""
         with map_request_errors(self.settings.base_url):
             try:
-                self.client.with_options(max_retries=0, timeout=CHECK_SECONDS).models.list()
+                self.client.with_options(max_retries=0, timeout=CHECK_SECONDS).models.with_raw_response.list()
             except APIStatusError:
                 return  # somebody answers, without a list of models
 

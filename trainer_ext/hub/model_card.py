@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.base import ExportTarget, StudentArchitecture
@@ -18,7 +18,8 @@ class RunFacts:
     """Facts of a run that its training arguments do not hold.
 
     Attributes:
-        report: the return value of `write_report`; None for a run without scores.
+        report: the content of report.json; None for a run without scores.
+        eval_results: its scores, for the card's model-index.
         repository: id on the Hub, for the snippets; None for a folder.
     """
 
@@ -28,6 +29,7 @@ class RunFacts:
     dataset_name: str | None = None
     report: dict[str, Any] | None = None
     repository: str | None = None
+    eval_results: tuple[EvalResult, ...] = ()
 
 
 def write_model_card(
@@ -36,6 +38,8 @@ def write_model_card(
     """Write README.md into a run's folder."""
     data = ModelCardData(
         base_model=facts.base_model,
+        model_name=folder.name if facts.eval_results else None,
+        eval_results=list(facts.eval_results) or None,
         library_name="peft" if facts.use_peft else "transformers",
         pipeline_tag="audio-text-to-text",
         tags=["trl", "cross-modal-distillation", "speech", *(["lora"] if facts.use_peft else [])],
