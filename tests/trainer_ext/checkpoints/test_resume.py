@@ -49,9 +49,14 @@ def start(output_dir: Path, data: Path, hub: HubServer) -> subprocess.Popen:
         env={**ENVIRONMENT, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_x", "HF_HUB_OFFLINE": "0",
              "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr_file(output_dir).open("w"),
         start_new_session=True,
     )  # fmt: skip
+
+
+def stderr_file(output_dir: Path) -> Path:
+    """Return the file with the last run's errors, for the message of an assertion."""
+    return output_dir.with_suffix(".stderr")
 
 
 def last_step(output_dir: Path) -> int:
@@ -116,7 +121,7 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_weights_of_one_
                 assert code == 0
                 hub.files.clear()
                 continue
-            assert code in CODES[number]
+            assert code in CODES[number], stderr_file(folder).read_text()[-3000:]
             assert last_step(folder) <= STEPS
             if hub.files:  # killed after the push, which is the last thing that a run does
                 assert (folder / "report.json").exists()

@@ -22,7 +22,9 @@ def test_an_answer_does_not_depend_on_its_batch(student, family, pairs, channel)
 def test_two_hundred_answers_do_not_depend_on_their_batches(pristine_student, family, pairs, channel):
     """Prevents: as above, for rare lengths; batches in another order and of any mixture of lengths too."""
     rows = [row for split in ("train", "test") for row in pairs[split]]
-    rows = [{**row, "question": f"{prefix}{row['question']}"} for row in rows for prefix in ("", "Well, ", "So: ")]
+    rows = [
+        {**row, "question": f"{prefix}{row['question']}"} for row in rows for prefix in ("", "Well, ", "So: ", "Hm, ")
+    ]
     rows = rows[:210]
     assert len(rows) == 210
     single = [
