@@ -1,6 +1,6 @@
 """Two figures without a judge and without a right answer (SALAD, arXiv 2510.13632), in nats per response token.
 
-    forgetting    KL( teacher on text || student on text )          the teacher: the text LLM that the student was
+    forgetting    KL( teacher on text || student on text )          of the text LLM that the student is made from
     misalignment  KL( student on text || student on speech )
 
 Both softmaxes at temperature 1, over the tokens of the responses that the rows have.

@@ -2,12 +2,12 @@
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.support.http_server import JsonHandler, LocalServer
 
-class HubServer:
+
+class HubServer(LocalServer):
     """Server on a free local port for the duration of a `with` block.
 
     Args:
@@ -26,37 +26,26 @@ class HubServer:
         self.commits = 0
         hub = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(JsonHandler):
             def do_GET(self) -> None:
                 if self.path == "/api/whoami-v2":
-                    self.answer({"name": "tester", "type": "user", "orgs": []})
+                    self.reply(200, {"name": "tester", "type": "user", "orgs": []})
                 elif "/tree/" in self.path:
-                    self.answer(
+                    self.reply(
+                        200,
                         [
                             {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
                             for path, content in hub.files.items()
-                        ]
+                        ],
                     )
                 else:
-                    self.answer({"error": "not found"}, 404)
+                    self.reply(404, {"error": "not found"})
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                self.answer(*hub.take(self.path.split("?")[0], body))
+                content, status = hub.take(self.path.split("?")[0], self.read_body())
+                self.reply(status, content)
 
-            def answer(self, content: Any, status: int = 200) -> None:
-                payload = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(Handler)
 
     def take(self, path: str, body: bytes) -> tuple[Any, int]:
         """The answer to one POST."""
@@ -81,11 +70,3 @@ class HubServer:
             url = f"{self.endpoint}/tester/{name}/commit/{'0' * 40}"
             return {"commitUrl": url, "commitOid": "0" * 40, "success": True}, 200
         return {"error": f"nobody answers {path}"}, 404
-
-    def __enter__(self) -> "HubServer":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._server.shutdown()
-        self._server.server_close()

@@ -2,12 +2,13 @@
 
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
+from tests.support.http_server import JsonHandler, LocalServer
 
-class LogprobHttpServer:
+
+class LogprobHttpServer(LocalServer):
     """GET /v1/models and POST /v1/completions with `prompt_logprobs`, as vLLM answers them.
 
     Args:
@@ -18,37 +19,17 @@ class LogprobHttpServer:
     def __init__(self, model, name: str, max_logprobs: int = 20, owned_by: str = "tests") -> None:
         self.model, self.name, self.max_logprobs, self.owned_by = model, name, max_logprobs, owned_by
         self.lock = threading.Lock()
-
-    def __enter__(self) -> "LogprobHttpServer":
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(JsonHandler):
             def do_GET(self):
                 self.reply(200, {"object": "list", "data": [outer.describe()]})
 
             def do_POST(self):
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                asked = json.loads(self.read_body())
                 self.reply(*outer.complete(asked))
 
-            def reply(self, status, content):
-                body = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(Handler)
 
     def describe(self) -> dict:
         return {"id": self.name, "object": "model", "created": 0, "owned_by": self.owned_by}

@@ -6,13 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from tests.support.http_server import JsonHandler, LocalServer
 from tests.support.lab import ROOT
 
 START_SECONDS = 120
@@ -82,7 +81,7 @@ def serve_speech(*arguments: str) -> ServerProcess:
     return ServerProcess(command, port, "/v1/models")
 
 
-class Proxy:
+class Proxy(LocalServer):
     """Passes requests on to a server, but for those that `decide` answers with a status of its own.
 
     Attributes:
@@ -93,42 +92,22 @@ class Proxy:
         self.requests = 0
         host, proxy = urlparse(target).netloc, self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(JsonHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.read_body()
                 proxy.requests += 1
                 status = decide(proxy.requests, body)
                 if status is not None:
-                    self.answer(status, b'{"error": {"message": "told to fail"}}')
+                    self.reply(status, b'{"error": {"message": "told to fail"}}', Retry_After="0")
                     return
                 connection = http.client.HTTPConnection(host, timeout=60)
                 try:
                     connection.request("POST", self.path, body, {"Content-Type": "application/json"})
                     told = connection.getresponse()
-                    self.answer(told.status, told.read())
+                    self.reply(told.status, told.read(), Retry_After="0")
                 except OSError:
                     self.close_connection = True
                 finally:
                     connection.close()
 
-            def answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.send_header("Retry-After", "0")
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-
-    def __enter__(self) -> "Proxy":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)

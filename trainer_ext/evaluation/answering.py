@@ -40,7 +40,7 @@ def select_asked(loaded: LoadedBenchmark, modality: str) -> list[Asked]:
     for position, item in enumerate(loaded.items):
         if modality != "text":
             # Another clip under the same id is another question.
-            heard = replace(item, details={**item.details, "clip": loaded.hash_clip(position)})
+            heard = replace(item, details={**item.details, "clip": loaded.clip_hashes[position]})
             asked[item.id] = Asked(heard, partial(loaded.read_clip, position))
         elif item.question:
             asked.setdefault(item.question_id, Asked(item))

@@ -70,7 +70,7 @@ def measure_clips(loaded: LoadedBenchmark, recognizer: FreeRecognizer, folder: P
         "clips 1",
         recognizer.name,
         recognizer.model,
-        [[item.id, item.question, loaded.hash_clip(i)] for i, item in asked],
+        [[item.id, item.question, loaded.clip_hashes[i]] for i, item in asked],
     )[:10]
     name = f"{loaded.benchmark.name}.{loaded.condition or 'plain'}".replace("/", "__").replace(" ", "_")
     file = folder / "clip_errors" / f"{name}.{key}.json"
@@ -96,10 +96,4 @@ def measure_clips(loaded: LoadedBenchmark, recognizer: FreeRecognizer, folder: P
 
 def estimate_errors(counts: Sequence[tuple[str, int, int]], seed: int) -> Estimate:
     """Return a word error rate in percent of question, wrong words, words; recordings of a question together."""
-    questions = list(dict.fromkeys(question for question, _, _ in counts))
-    at = {question: i for i, question in enumerate(questions)}
-    wrong, words = np.zeros((2, 1, len(questions)))
-    for question, errors, length in counts:
-        wrong[0, at[question]] += errors
-        words[0, at[question]] += length
-    return estimate_score(Totals(["wer"], wrong, words), seed=seed)
+    return estimate_score(Totals.from_counts(counts), seed=seed)

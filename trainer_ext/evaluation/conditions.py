@@ -1,6 +1,7 @@
 """Recordings under other conditions: in noise, in a room, over a telephone, faster or slower, in another voice."""
 
 import threading
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -52,9 +53,9 @@ def apply_condition(loaded: LoadedBenchmark, text: str) -> LoadedBenchmark:
         if not all(item.question for item in loaded.items):
             raise ValueError(f"conditions: {text!r} needs questions in writing, and {loaded.benchmark.name} has none")
         load_speaker().check_voices([value])
-        return loaded._replace(condition=f"{name} {value}", change_clip=partial(speak_question, value))
+        return replace(loaded, condition=f"{name} {value}", change_clip=partial(speak_question, value))
     label = text if value is None else f"{name} {value:g}{' dB' if name == NOISE else ''}"
-    return loaded._replace(condition=label, change_clip=partial(change_clip, name, value))
+    return replace(loaded, condition=label, change_clip=partial(change_clip, name, value))
 
 
 @cache

@@ -18,12 +18,11 @@ from trainer_ext.evaluation.answering import Generation
 from trainer_ext.evaluation.benchmarks.own_data import make_pairs_benchmark
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, load_evaluator
 from trainer_ext.evaluation.items import STOP, Answer, AnsweredItem
-from trainer_ext.evaluation.judge_free_stage import add_by_question
 from trainer_ext.evaluation.run import EvaluationPlan, collect_answers, report_answers
 from trainer_ext.evaluation.scoring import Cell
 from trainer_ext.evaluation.sources.base import AnswerSource
 from trainer_ext.evaluation.sources.student import StudentSource
-from trainer_ext.evaluation.statistics import estimate_score
+from trainer_ext.evaluation.statistics import Totals, estimate_score
 from trainer_ext.evaluation.summary import ALL, round_estimate
 from trainer_ext.evaluation.tables import find_line
 from trainer_ext.students.base import StudentFamily
@@ -136,8 +135,8 @@ class HeldOut:
         lines = []
         questions = [item.question_id for item in self.plan.benchmarks[0].items]
         for label, found in self.divergences.items():
-            for name, (total, tokens) in found.items():
-                totals = add_by_question(questions, [total.tolist(), tokens.tolist()])
+            for name, sums in found.items():
+                totals = Totals.from_counts(zip(questions, *sums.tolist(), strict=True))
                 estimate = estimate_score(totals, scale=1.0, seed=self.plan.settings.seed)
                 lines.append({"name": name, "model": label, **round_estimate(estimate)})
         return lines

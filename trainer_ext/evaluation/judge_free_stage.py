@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from accelerate import PartialState
 
 from data_builders.answers.fingerprint import fingerprint_model
@@ -128,7 +127,9 @@ def measure_students(
         for loaded, rows in chosen:
             questions = [loaded.items[row.position].question_id for row in rows]
             for name, sums in measure_source(source, loaded, rows, fitting, folder).items():
-                totals[loaded.benchmark.name, name, source.label] = add_by_question(questions, sums)
+                totals[loaded.benchmark.name, name, source.label] = Totals.from_counts(
+                    zip(questions, *sums, strict=True)
+                )
         if following is None or following.weights is not source.weights:
             source.free()
     return [describe_total(key, totals, base, seed) for key in totals]
@@ -151,7 +152,7 @@ def measure_source(
     source: StudentSource, loaded: LoadedBenchmark, rows: Sequence[Row], teacher: TextLLM | None, folder: Path
 ) -> dict[str, list[list[float]]]:
     """Return sum and tokens of every row for each divergence; read where they were measured already."""
-    described = [[loaded.items[row.position].to_dict(), row.response, loaded.hash_clip(row.position)] for row in rows]
+    described = [[loaded.items[row.position].to_dict(), row.response, loaded.clip_hashes[row.position]] for row in rows]
     key = content_key("divergences 1", described, None if teacher is None else teacher.fingerprint())[:10]
     name = loaded.benchmark.name.replace("/", "__")
     file = folder / "divergences" / source_key(source) / f"{name}.{key}.json"
@@ -167,14 +168,3 @@ def measure_source(
             write_atomic(file, json.dumps(content).encode())
         state.wait_for_everyone()
     return json.loads(file.read_text())
-
-
-def add_by_question(questions: Sequence[str], sums: Sequence[Sequence[float]]) -> Totals:
-    """Return the nats and tokens of every question, its recordings together."""
-    total, tokens = np.asarray(sums)
-    names = list(dict.fromkeys(questions))
-    at = np.array([names.index(question) for question in questions])
-    points, possible = np.zeros((2, 1, len(names)))
-    np.add.at(points[0], at, total)
-    np.add.at(possible[0], at, tokens)
-    return Totals(["nats"], points, possible)

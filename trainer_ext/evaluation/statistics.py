@@ -4,7 +4,7 @@ A score is the mean over parts of sum(points) / sum(possible points). Recordings
 and two models, are drawn together: differences are paired, and voices of one question are no independent evidence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,15 @@ class Totals:
                 points[names.index(name), at[question]] += value
                 possible[names.index(name), at[question]] += of
         return cls(names, points, possible)
+
+    @classmethod
+    def from_counts(cls, counts: Iterable[tuple[str, float, float]]) -> "Totals":
+        """Add up question, points and possible points of each recording, by question; one part."""
+        sums: dict[str, np.ndarray] = {}
+        for question, *pair in counts:
+            sums[question] = sums.get(question, np.zeros(2)) + pair
+        points, possible = np.array(list(sums.values())).reshape(-1, 2).T
+        return cls(["all"], points[None], possible[None])
 
 
 def mean_share(points: np.ndarray, possible: np.ndarray, axis: int = -1) -> np.ndarray:

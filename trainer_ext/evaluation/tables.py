@@ -24,7 +24,7 @@ def show_scores(report: Mapping[str, Any]) -> None:
     modalities = list_modalities(report)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title="scores, percent, 95 % intervals", title_justify="left")
     table.add_column("benchmark, model", overflow="fold")
-    for heading in (*modalities, *(["gap"] if has_gap(report) else [])):
+    for heading in list_headings(report):
         table.add_column(heading, justify="right", no_wrap=True)
     before = None
     for benchmark, model, *cells in iterate_rows(report, modalities):
@@ -70,12 +70,9 @@ def describe_nats(line: Line) -> str:
 def write_markdown(report: Mapping[str, Any]) -> str:
     """Return the same table in Markdown."""
     modalities = list_modalities(report)
-    headings = ["benchmark", "model", *modalities, *(["gap"] if has_gap(report) else [])]
+    headings = ["benchmark", "model", *list_headings(report)]
     lines = [f"| {' | '.join(headings)} |", f"|---|---|{'---|' * (len(headings) - 2)}"]
-    lines += [
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
-        for row in iterate_rows(report, modalities)
-    ]
+    lines += [f"| {' | '.join(map(escape, row))} |" for row in iterate_rows(report, modalities)]
     notes = [f"{name}: {facts['note']}." for name, facts in report["benchmarks"].items() if facts["note"]]
     notes += [f"{name} is not scored: it needs {missing}." for name, missing in report.get("not_scored", {}).items()]
     notes += list_gaps_in_scores(report)
@@ -125,6 +122,11 @@ def list_modalities(report: Mapping[str, Any]) -> list[str]:
     """Return the modalities that were asked in."""
     there = {line["modality"] for line in report["scores"]}
     return [modality for modality in MODALITY_ORDER if modality in there]
+
+
+def list_headings(report: Mapping[str, Any]) -> list[str]:
+    """Return the headings of the columns with figures."""
+    return [*list_modalities(report), *(["gap"] if has_gap(report) else [])]
 
 
 def has_gap(report: Mapping[str, Any]) -> bool:

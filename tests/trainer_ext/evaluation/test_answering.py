@@ -91,7 +91,7 @@ def test_a_killed_run_goes_on_with_the_same_batches(lab, tmp_path):
 def test_an_answer_to_another_question_does_not_count(lab, tmp_path):
     """Prevents: yesterday's answers for today's data under the same ids."""
     answer_benchmark(CountingSource(), lab, "text", tmp_path, GENERATION)
-    changed = lab._replace(items=[dataclasses.replace(item, system="Be brief.") for item in lab.items])
+    changed = dataclasses.replace(lab, items=[dataclasses.replace(item, system="Be brief.") for item in lab.items])
     again = CountingSource()
     answer_benchmark(again, changed, "text", tmp_path, GENERATION)
     assert len(again.asked) == len({item.question_id for item in lab.items})
@@ -126,9 +126,11 @@ def test_a_clip_that_cannot_be_asked_is_a_refused_answer(lab, pairs, tmp_path):
     """Prevents: one clip of 301 s that ends a night of answers, or a question that disappears from the score."""
     rows = [pairs["test"][i] for i in range(3)]
     source = SharedStudent(LoadSettings(STUDENT, dtype="float32")).make_source("base")
-    small = lab._replace(items=lab.items[:3], clips=pairs["test"].select(range(3)).rename_column("speech", "clip"))
-    broken = small._replace(
-        change_clip=lambda clip, i: {"bytes": b"?", "path": None} if i.id == rows[1]["id"] else clip
+    small = dataclasses.replace(
+        lab, items=lab.items[:3], clips=pairs["test"].select(range(3)).rename_column("speech", "clip")
+    )
+    broken = dataclasses.replace(
+        small, change_clip=lambda clip, i: {"bytes": b"?", "path": None} if i.id == rows[1]["id"] else clip
     )
     answers = answer_benchmark(source, broken, "speech", tmp_path, GENERATION)
     assert [entry.answer.finish_reason == REFUSED for entry in answers] == [False, True, False]
@@ -171,7 +173,7 @@ def test_harder_recordings_are_the_same_for_every_model(lab):
 def test_a_server_that_hears_scores_as_the_model_in_process(lab, pristine_student, family, modality, tmp_path):
     """Prevents: other scores by another way of asking: clip, question and system prompt arrive as they are."""
     if modality == "audio":
-        lab = lab._replace(benchmark=dataclasses.replace(lab.benchmark, modalities=("audio",)))
+        lab = dataclasses.replace(lab, benchmark=dataclasses.replace(lab.benchmark, modalities=("audio",)))
     inside = SharedStudent(LoadSettings(STUDENT, dtype="float32")).make_source("base")
     expected = answer_benchmark(inside, lab, modality, tmp_path, GENERATION)
     with AudioChatServer(pristine_student, family) as server:
@@ -189,7 +191,11 @@ def test_an_answer_to_another_clip_does_not_count(lab, tmp_path):
     answer_benchmark(CountingSource(), lab, "speech", tmp_path, GENERATION)
     again = CountingSource()
     answer_benchmark(
-        again, lab._replace(clips=lab.clips.select(range(len(lab.clips))[::-1])), "speech", tmp_path, GENERATION
+        again,
+        dataclasses.replace(lab, clips=lab.clips.select(range(len(lab.clips))[::-1])),
+        "speech",
+        tmp_path,
+        GENERATION,
     )
     assert len(again.asked) == len(lab.items)
 
@@ -214,10 +220,10 @@ def test_a_recording_without_a_written_question_is_not_asked_in_writing(lab, tmp
     """Prevents: an answer to nothing that lowers the text score."""
     items = [dataclasses.replace(item, question="") if i == 0 else item for i, item in enumerate(lab.items)]
     source = CountingSource()
-    answer_benchmark(source, lab._replace(items=items), "text", tmp_path, GENERATION)
+    answer_benchmark(source, dataclasses.replace(lab, items=items), "text", tmp_path, GENERATION)
     assert lab.items[0].id not in source.asked
     with pytest.raises(ValueError, match="needs questions in writing"):
-        apply_condition(lab._replace(items=items), "voice=en-us")
+        apply_condition(dataclasses.replace(lab, items=items), "voice=en-us")
 
 
 def test_noise_is_the_same_from_many_threads(lab):

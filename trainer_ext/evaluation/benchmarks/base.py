@@ -8,8 +8,9 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 from datasets import (
@@ -75,7 +76,8 @@ class Benchmark:
     metadata: str | None = None
 
 
-class LoadedBenchmark(NamedTuple):
+@dataclass(frozen=True)
+class LoadedBenchmark:
     """Items and, in the same order, their clips.
 
     Attributes:
@@ -89,12 +91,12 @@ class LoadedBenchmark(NamedTuple):
     condition: str = ""
     change_clip: Callable[[dict[str, Any], Item], dict[str, Any]] | None = None
 
-    def hash_clip(self, position: int) -> str:
-        """Return a hash of an item's clip before it is changed."""
-        clip = None if self.clips is None else self.clips[position][CLIP]
-        if clip is None or clip["bytes"] is None:
-            return "" if clip is None else str(clip["path"])
-        return hashlib.sha256(clip["bytes"]).hexdigest()[:16]
+    @cached_property
+    def clip_hashes(self) -> list[str]:
+        """A hash of each item's clip before it is changed."""
+        if self.clips is None:
+            return [""] * len(self.items)
+        return [hash_clip(row[CLIP]) for row in self.clips]
 
     def read_clip(self, position: int) -> dict[str, Any] | None:
         """Return the undecoded clip of an item."""
@@ -102,6 +104,13 @@ class LoadedBenchmark(NamedTuple):
             return None
         clip = self.clips[position][CLIP]
         return clip if self.change_clip is None else self.change_clip(clip, self.items[position])
+
+
+def hash_clip(clip: Mapping[str, Any] | None) -> str:
+    """Return a hash of an undecoded clip: of its bytes, or else the path that it names."""
+    if clip is None or clip["bytes"] is None:
+        return "" if clip is None else str(clip["path"])
+    return hashlib.sha256(clip["bytes"]).hexdigest()[:16]
 
 
 def load_benchmark(benchmark: Benchmark, folder: str | None = None, max_items: int | None = None) -> LoadedBenchmark:
