@@ -216,7 +216,10 @@ class PipelineArguments:
     save_to_disk: str | None = HfArg(default=None, help="Write Arrow files too, as `datasets.save_to_disk` does.")
     push_to_hub: bool = HfArg(default=False, help="Push the finished data set.")
     hub_dataset_id: str | None = HfArg(default=None, help="Repository to push to: user/name.")
-    hub_private_repo: bool = HfArg(default=False, help="Create the repository private.")
+    hub_private_repo: bool | None = HfArg(
+        default=None, help="Create the repository private; unset, as the account's default is."
+    )
+    overwrite_repository: bool = HfArg(default=False, help="Replace something else that the repository holds.")
     licenses: list[str] = HfArg(default_factory=list, help="Licenses for the card: Open-Orca/OpenOrca=mit.")
 
     def __post_init__(self) -> None:
@@ -261,6 +264,7 @@ class DataArguments(VoiceArguments):
         default=None,
         help="A finished data set: a folder of build_data.py or `save_to_disk`, or a Hub id.",
     )
+    dataset_revision: str | None = HfArg(default=None, help="Branch, tag or commit of `dataset_name` on the Hub.")
     questions: str | None = HfArg(
         default=None,
         help="Questions to build a data set from: a JSONL, CSV, TSV, text or Parquet file, or a `datasets` id.",
@@ -300,7 +304,8 @@ class SoftTargetArguments:
 
     soft_targets_path: str | None = HfArg(
         default=None,
-        help="Soft targets of teacher_kind stored: a folder (made by recipes/cache_teacher.py) or a Hub id.",
+        help="Soft targets of teacher_kind stored: a folder (made by recipes/cache_teacher.py) or a Hub id "
+        "(user/name, user/name@revision).",
     )
     soft_targets_k: int = HfArg(default=64, help="Kept ids per token; all other ids share one bucket.")
     soft_targets_temperatures: list[float] = HfArg(

@@ -39,7 +39,7 @@ def load_pairs(
         ValueError: there is no split `train`, or not the recording to train on.
     """
     name = locate_pairs(arguments, teacher, text_check, max_rejected_share)
-    return read_pairs(name, arguments.speech_column)
+    return read_pairs(name, arguments.speech_column, arguments.dataset_revision)
 
 
 def locate_pairs(
@@ -52,9 +52,9 @@ def locate_pairs(
     return arguments.dataset_name or str(build_pairs(arguments, teacher, text_check, max_rejected_share))
 
 
-def read_pairs(name: str, speech_column: str = "speech") -> DatasetDict:
+def read_pairs(name: str, speech_column: str = "speech", revision: str | None = None) -> DatasetDict:
     """Load a data set by its folder or Hub id; see `load_pairs`."""
-    loaded = load_dataset_folder(name)
+    loaded = load_dataset_folder(name, revision)
     if not isinstance(loaded, DatasetDict) or "train" not in loaded:
         raise ValueError(f"{name} has no split 'train'; save it as a DatasetDict with one")
     if speech_column != "speech":

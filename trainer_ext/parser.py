@@ -29,6 +29,7 @@ class RecipeParser(TrlParser):
         dataclass_types: the dataclasses to fill.
         default_config: the file to read when the command line names neither `--config` nor one of `named_by`.
         always: words appended to every command line.
+        positional: arguments that may be given without their names, in this order, before all others.
         named_by: arguments that say what a run is about; with one of them, the default config is not read.
         alternatives: pairs of arguments of which one is set: typing one unsets the file's other.
 
@@ -45,8 +46,10 @@ class RecipeParser(TrlParser):
         always: Sequence[str] = (),
         alternatives: Sequence[tuple[str, str]] = (),
         named_by: Sequence[str] = ("model_name_or_path",),
+        positional: Sequence[str] = (),
     ) -> None:
         super().__init__(list(dataclass_types), allow_abbrev=False)
+        self.positional = list(positional)
         self.always = list(always)
         self.default_config = default_config
         self.named_by = {*named_by, "help"}
@@ -64,7 +67,7 @@ class RecipeParser(TrlParser):
 
     def parse_args_and_config(self, args: Sequence[str] | None = None, **_: Any) -> tuple[Any, ...]:
         """Return the dataclasses in their order; exits with code 2 and the key's name on a bad key or value."""
-        typed = list(sys.argv[1:] if args is None else args)
+        typed = self._name_positional(list(sys.argv[1:] if args is None else args))
         typed = [word for item in [*typed, *self.always] for word in split_config(item) if word != TRACEBACK]
         if HELP_ALL in typed:
             self._shows_all = True
@@ -131,6 +134,14 @@ class RecipeParser(TrlParser):
         hint = f"{HELP_ALL} shows all arguments of transformers and trl. " if hidden else ""
         formatter.add_text(f"{hint}{TRACEBACK} shows where an error was raised.")
         return formatter.format_help()
+
+    def _name_positional(self, words: list[str]) -> list[str]:
+        """Put the names before the leading words that have none."""
+        count = next((n for n, word in enumerate(words) if word.startswith("-")), len(words))
+        if count > len(self.positional):
+            self.error(f"{words[len(self.positional)]!r} is no argument: arguments begin with --")
+        named = [f"--{name}={word}" for name, word in zip(self.positional, words[:count], strict=False)]
+        return named + words[count:]
 
     def _read_config(self, file: Path) -> list[str]:
         if not file.is_file():

@@ -66,7 +66,7 @@ REFUSED: dict[str, str] = {
     "do_eval": "evaluation during training is asked for by eval_strategy",
     # Saving
     "enable_jit_checkpoint": "a checkpoint at SIGTERM and at SIGINT is saved always",
-    "hub_always_push": "the finished run alone is pushed",
+    "hub_always_push": "a checkpoint whose predecessor is still being pushed is left to the next push",
     "hub_token": "it would be written to disk with the run's arguments. Set the environment variable HF_TOKEN or run "
     "`hf auth login`",
 }
@@ -76,8 +76,8 @@ READ_HERE = names(
     output_dir seed data_seed remove_unused_columns dataset_kwargs max_length average_tokens_across_devices bf16
     activation_checkpointing train_sampling_strategy length_column_name save_total_limit eval_strategy
     per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps
-    load_best_model_at_end hub_strategy push_to_hub resume_from_checkpoint disable_tqdm
-    optim deepspeed fsdp
+    load_best_model_at_end hub_strategy push_to_hub hub_revision hub_model_id hub_private_repo
+    resume_from_checkpoint disable_tqdm optim deepspeed fsdp
     """
 )
 
@@ -89,12 +89,12 @@ BASE_CLASSES = names(
     logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter
     include_num_input_tokens_seen log_level log_level_replica report_to run_name project trackio_space_id
     trackio_bucket_id trackio_static_space_id eval_steps eval_delay per_device_eval_batch_size eval_on_start
-    save_only_model save_steps save_on_each_node hub_revision metric_for_best_model greater_is_better
+    save_only_model save_steps save_on_each_node metric_for_best_model greater_is_better
     restore_callback_states_from_checkpoint full_determinism use_cpu accelerator_config dataloader_drop_last
     dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order ddp_find_unused_parameters ddp_bucket_cap_mb
     ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp_config debug skip_memory_metrics local_rank
-    activation_offloading learning_rate save_strategy hub_model_id hub_private_repo
+    activation_offloading learning_rate save_strategy
     """
 )
 
@@ -107,7 +107,8 @@ WITHOUT_EFFECT_ON_WEIGHTS = names(
     logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to run_name
     project trackio_space_id trackio_bucket_id trackio_static_space_id save_strategy save_steps save_on_each_node
     save_only_model save_total_limit push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push
-    hub_revision use_cpu dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
+    hub_revision hub_base_model_id overwrite_repository use_cpu
+    dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
     dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order ddp_bucket_cap_mb
     ddp_broadcast_buffers ddp_static_graph ddp_find_unused_parameters ddp_backend ddp_timeout debug
     skip_memory_metrics local_rank torch_empty_cache_steps activation_checkpointing activation_checkpointing_kwargs

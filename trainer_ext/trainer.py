@@ -1,8 +1,6 @@
 """`CrossModalDistillTrainer`: TRL's SFT trainer on batches of pairs."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from trainer_ext.collator import PairCollator
 from trainer_ext.evaluation.divergences import WITH_STATES
 from trainer_ext.evaluation.held_out import AUTOMATIC
 from trainer_ext.evaluation.quick_scores import MODALITIES, choose_questions, score_questions
-from trainer_ext.hub.model_card import RunFacts, write_model_card
+from trainer_ext.hub.model_card import RunFacts
 from trainer_ext.judge_free import JudgeFreeMeter, mean_divergences
 from trainer_ext.length_sampler import LengthGroupedSampler, ResumableRebalanceSampler
 from trainer_ext.loading.adapter_config import check_peft_config, check_trained_parameters
@@ -30,7 +28,7 @@ from trainer_ext.loss.distillation import LossParts, distillation_loss
 from trainer_ext.loss.objective import Objective
 from trainer_ext.loss.teacher_targets import LiveTargets, TeacherTargets
 from trainer_ext.pair_batch import PairBatch
-from trainer_ext.resumable_trainer import ResumableTrainer
+from trainer_ext.pushing_trainer import PushingTrainer
 from trainer_ext.row_validation import prepare_rows
 from trainer_ext.run_identity import describe_run
 from trainer_ext.students.base import StudentFamily
@@ -43,7 +41,7 @@ from trainer_ext.students.distill_forward import (
 from trainer_ext.teachers.base import Teacher
 
 
-class CrossModalDistillTrainer(ResumableTrainer):
+class CrossModalDistillTrainer(PushingTrainer):
     """Distills a text LLM into a speech LLM through the channels t2t and s2t (arXiv 2509.14930).
 
     One step, with B student rows of T tokens, Q questions, N response tokens of the student, M of the teacher:
@@ -112,6 +110,7 @@ class CrossModalDistillTrainer(ResumableTrainer):
             callbacks=callbacks,
         )
         self.add_checkpoint_callbacks(identity)
+        self.add_push_callback()
         self.is_adapted = isinstance(self.model, PeftModel)
         base_model = self.model.get_base_model() if self.is_adapted else self.model
         check_trained_parameters(base_model, family, self.is_adapted)
@@ -256,14 +255,6 @@ class CrossModalDistillTrainer(ResumableTrainer):
 
     def _current_epoch(self) -> int:
         return int((self.state.epoch or 0) + 1e-6)  # it is a sum of fractions
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the card of this run from `run_facts` instead of TRL's draft."""
-        if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            repository = self.hub_model_id if self.args.push_to_hub else None
-            write_model_card(folder, replace(self.run_facts, repository=repository), self.args, self.family)
 
 
 def check_best_metric(args: CrossModalDistillConfig, eval_dataset: Dataset | Mapping[str, Dataset] | None) -> None:

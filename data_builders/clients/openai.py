@@ -5,13 +5,13 @@ OPENAI_API_KEY.
 """
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
 
 from data_builders.outcomes import ServerUnreachable, TemporaryFailure
+from data_builders.redaction import hide_credentials
 
 RETRIES = 5
 RETRIED_STATUS_CODES = (408, 409, 429)
@@ -26,11 +26,6 @@ def connect(base_url: str, timeout_seconds: float = 600.0) -> OpenAI:
         max_retries=RETRIES,
         timeout=timeout_seconds,
     )
-
-
-def hide_credentials(url: str) -> str:
-    """Return a URL without user and password, for messages and files."""
-    return re.sub(r"(?<=//)[^/@]*@", "", url)
 
 
 @contextmanager

@@ -11,9 +11,13 @@ from typing import Any
 
 from data_builders.answers.base import find_answer_generator
 from data_builders.answers.fingerprint import fingerprint_teacher
-from data_builders.arguments import BuildSettings
+from data_builders.arguments import BuildSettings, PipelineArguments
+from data_builders.hub.folders import DATASET, keep_on_disk, make_upload
+from data_builders.hub.push import push
+from data_builders.hub.repository import Repository, claim_repository, with_owner
 from data_builders.pipeline.assemble import assemble_dataset, find_unfinished, read_manifest
 from data_builders.pipeline.caches import ShardCaches
+from data_builders.pipeline.dataset_card import describe_dataset
 from data_builders.pipeline.executors import run_shares
 from data_builders.pipeline.run_stage import Failure, Outcomes, run_stage
 from data_builders.pipeline.shard import RETRIED_CODES, RowAssembler, write_shard
@@ -33,7 +37,7 @@ from data_builders.speech.synthesis import find_engine
 from data_builders.speech.verification import NO_RECOGNIZER, find_recognizer
 from data_builders.storage.atomic import check_writable, exclusive, write_atomic
 from data_builders.storage.call_cache import content_key
-from data_builders.storage.dataset_folder import load_dataset_folder, push_dataset
+from data_builders.storage.dataset_folder import load_dataset_folder
 
 FAILURES_SHOWN = 5
 
@@ -61,6 +65,9 @@ def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) 
         check_share(folder, manifest["counts"]["questions"], settings.questions.max_rejected_share)
         export_and_push(folder, settings)
         return folder
+    if pipeline.push_to_hub:  # its errors come before any work
+        assert settings.questions.questions is not None
+        claim_repository(name_repository(pipeline), describe_dataset(settings.questions.questions))
     find_engine(settings.speech).check_voices([*settings.speech.train_voices, *settings.speech.test_voices])
     selection = select_questions(
         settings.questions,
@@ -239,8 +246,19 @@ def export_and_push(folder: Path, settings: BuildSettings) -> None:
     if pipeline.save_to_disk is not None:
         load_dataset_folder(str(folder)).save_to_disk(pipeline.save_to_disk)
     if pipeline.push_to_hub:
-        assert pipeline.hub_dataset_id is not None
-        print(push_dataset(folder, pipeline.hub_dataset_id, pipeline.hub_private_repo))
+        repository = name_repository(pipeline)
+        with keep_on_disk(folder, repository):
+            repository = with_owner(repository)
+            upload = make_upload(folder, DATASET, repository.id)
+            print(push(upload, claim_repository(repository, upload.contents), "Data set"))
+
+
+def name_repository(pipeline: PipelineArguments) -> Repository:
+    """Return the repository that the settings name."""
+    assert pipeline.hub_dataset_id is not None
+    return Repository(
+        pipeline.hub_dataset_id, "dataset", pipeline.hub_private_repo, overwrite=pipeline.overwrite_repository
+    )
 
 
 def fingerprint_build(settings: BuildSettings, teacher: str | None, text_check: TextCheck | None = None) -> str:

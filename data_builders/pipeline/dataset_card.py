@@ -10,6 +10,8 @@ import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from data_builders.arguments import BuildSettings
+from data_builders.hub.contents import Contents
+from data_builders.hub.folders import DATASET, local_id
 from data_builders.questions.read import is_file
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
@@ -41,6 +43,7 @@ def write_dataset_card(
         plot_histogram(folder / "images" / f"{column}.png", values, *HISTOGRAMS[column])
     licenses = dict(entry.split("=", 1) for entry in settings.pipeline.licenses)
     total = sum(rows.values())
+    assert settings.questions.questions is not None
     data = DatasetCardData(
         language=settings.questions.language,
         license="other" if len(set(licenses.values())) != 1 else next(iter(licenses.values())),
@@ -53,13 +56,13 @@ def write_dataset_card(
                 "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in sorted(rows)],
             }
         ],
+        **describe_dataset(settings.questions.questions).to_metadata(),
     )
-    assert settings.questions.questions is not None
     card = DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=Path(settings.pipeline.output_dir).name,
-        repository=settings.pipeline.hub_dataset_id or Path(settings.pipeline.output_dir).name,
+        repository=local_id(Path(settings.pipeline.output_dir)),
         source=source_label(settings.questions.questions),
         questions=settings.questions,
         answers=settings.answers,
@@ -74,6 +77,11 @@ def write_dataset_card(
         licenses=licenses,
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def describe_dataset(questions: str) -> Contents:
+    """Return what a repository with a data set of these questions holds."""
+    return Contents(DATASET.name, source_label(questions))
 
 
 def source_label(questions: str) -> str:

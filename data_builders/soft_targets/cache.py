@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from data_builders.chat import TeacherInput, hash_question, hash_tokens, hash_vocabulary
 from data_builders.chat_encoder import ChatEncoder
 from data_builders.schema import SOFT_TARGET_FEATURES, SoftTarget
+from data_builders.soft_targets.card import write_soft_targets_card
 from data_builders.storage.atomic import atomic_folder
 from data_builders.storage.call_cache import CallCache, content_key
 
@@ -201,6 +202,7 @@ def write_table(
         for file in (temporary / "table").iterdir():
             shutil.move(file, temporary)
         (temporary / "table").rmdir()
+        write_soft_targets_card(temporary, folder.resolve().name, settings, len(inputs))
 
 
 def iterate_columns(

@@ -260,13 +260,34 @@ def rewrite(adapter: Path, change) -> None:
 
 
 def test_an_adapter_with_other_keys_is_refused_by_its_keys(export, adapter, tiny_omni, tmp_path):
-    """Prevents: an adapter of transformers 4 (`model.layers` for `model.language_model.layers`) that acts untrained."""
-    rewrite(adapter, lambda weights: {k.replace("language_model.", ""): w for k, w in weights.items()})
+    """Prevents: an adapter of another model that acts untrained."""
+    rewrite(
+        adapter, lambda weights: {k.replace("language_model.layers", "transformer.h"): w for k, w in weights.items()}
+    )
     family = load_student_family(str(tiny_omni))
-    with pytest.raises(ValueError, match=r"unexpected base_model\.model\.model\.layers\.0.*missing"):
+    with pytest.raises(ValueError, match=r"unexpected .*transformer\.h\.0.*missing"):
         load_adapter(family.load_model(str(tiny_omni), dtype=torch.float32), str(adapter))
     refusal = export(adapter, "thinker", tmp_path / "thinker")
+    assert "unexpected base_model.model.model.transformer.h.0" in refusal
+    assert not list(tmp_path.glob("thinker*"))
+
+
+def test_an_adapter_of_transformers_4_is_loaded_as_peft_loads_it_and_exported_once_it_is_renamed(
+    export, adapter, tiny_omni, tmp_path
+):
+    """Prevents: a refusal of weights that PEFT applies; an export that takes their old names for the model's."""
+    family = load_student_family(str(tiny_omni))
+
+    def logits() -> torch.Tensor:
+        adapted = load_adapter(family.load_model(str(tiny_omni), dtype=torch.float32), str(adapter))
+        return adapted(input_ids=torch.arange(1, 20)[None]).logits
+
+    before = logits()
+    rewrite(adapter, lambda weights: {k.replace("language_model.", ""): w for k, w in weights.items()})
+    assert torch.equal(logits(), before)
+    refusal = export(adapter, "thinker", tmp_path / "thinker")
     assert "unexpected base_model.model.model.layers.0" in refusal
+    assert "recipes/doctor.py" in refusal
     assert not list(tmp_path.glob("thinker*"))
 
 

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from tests.support.lab import STUDENT, TEACHER
 from tests.support.quiet_training import QUIET
 from trainer_ext.arguments import CrossModalDistillConfig
+from trainer_ext.command_line import leave_process_group
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.teachers.live import LiveTeacher
 from trainer_ext.trainer import CrossModalDistillTrainer
@@ -83,3 +84,4 @@ def record_rows(trainer: CrossModalDistillTrainer, output: Path) -> None:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

@@ -19,6 +19,7 @@ from tests.support.lab import STUDENT, TEACHER
 from tests.support.quiet_training import QUIET
 from trainer_ext import CrossModalDistillConfig, CrossModalDistillTrainer, load_student_family
 from trainer_ext.arguments import ModelArguments
+from trainer_ext.command_line import leave_process_group
 from trainer_ext.loading.teacher import load_teacher
 
 
@@ -68,3 +69,4 @@ def take_step(dataset: str, output: str, soft_targets: str, **settings: Any) -> 
 
 if __name__ == "__main__":
     take_step(**json.loads(sys.argv[1]))
+    leave_process_group()

@@ -9,10 +9,10 @@ import pytest
 from tests.support.lab import ROOT
 
 
-def run_script(
+def run_recipe_script(
     name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> tuple[str, str]:
-    """Return its standard output, and its message if it exited with an error ("" otherwise)."""
+) -> tuple[int, str, str]:
+    """Return its exit code, standard output and standard error."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [name, *words])
     capsys.readouterr()
@@ -21,12 +21,20 @@ def run_script(
     try:
         runpy.run_path(str(ROOT / "recipes" / name), run_name="__main__")
     except SystemExit as ended:
-        code = ended.code
+        code = int(ended.code or 0)
     finally:
         signal.signal(signal.SIGTERM, handler)
-    said = capsys.readouterr()
+    written = capsys.readouterr()
+    return code, written.out, written.err
+
+
+def run_script(
+    name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> tuple[str, str]:
+    """Return its standard output, and its message if it exited with an error ("" otherwise)."""
+    code, output, errors = run_recipe_script(name, words, monkeypatch, capsys)
     if code == 0:
-        return said.out, ""
-    assert code == 2, said.err
-    assert "Traceback" not in said.err
-    return said.out, said.err[said.err.rindex(f"{name}: error: ") :]
+        return output, ""
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    return output, errors[errors.rindex(f"{name}: error: ") :]

@@ -122,8 +122,8 @@ def test_a_teacher_that_ends_its_turns_otherwise_is_refused(make_trainer, teache
         ({"optim_target_modules": ["q_proj"]}, "optim_target_modules is for galore"),
         ({"trust_remote_code": True}, "trust_remote_code is refused"),
         (
-            {"push_to_hub": True, "hub_strategy": "every_save"},
-            "hub_strategy 'every_save' is refused",
+            {"push_to_hub": True, "hub_strategy": "all_checkpoints"},
+            "hub_strategy is one of end, every_save, checkpoint",
         ),
     ],
 )

@@ -17,7 +17,7 @@ class ModelsArguments:
     model_name_or_path: str | None = HfArg(default=None, help="The untouched student: Hub id or folder.")
     model_revision: str = HfArg(default="main", help="Branch, tag or commit of the student.")
     adapters: list[str] = HfArg(
-        default_factory=list, help="Adapters of that student: folders or Hub ids, each a model of the report."
+        default_factory=list, help="Adapters of that student: folders or Hub ids (user/name, user/name@revision)."
     )
     other_models: list[str] = HfArg(
         default_factory=list, help="Further students without an adapter: merged ones, fine-tuned ones, other families'."
@@ -71,6 +71,7 @@ class EvaluationArguments:
     dataset_name: str | None = HfArg(
         default=None, help="One's own data: a folder of build_data.py, a file, or a `datasets` id with `columns`."
     )
+    dataset_revision: str | None = HfArg(default=None, help="Branch, tag or commit of a `datasets` id.")
     dataset_config: str | None = HfArg(default=None, help="Config of a `datasets` id.")
     dataset_split: str = HfArg(default="test", help="Split of it.")
     columns: list[str] = HfArg(

@@ -1,16 +1,33 @@
-"""Model cards: of a run (its data, loss and scores) and of an export."""
+"""Model cards: of a run (its data, loss and scores) and of an export.
 
-from dataclasses import dataclass
+A card names its own repository `your-name/<folder>` until it is pushed, and never a path of this machine.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from peft import PeftConfig
 
+from data_builders.hub.contents import METADATA_KEY, Contents
+from data_builders.hub.folders import local_id
+from data_builders.hub.ids import public_name
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.base import ExportTarget, StudentArchitecture
+from trainer_ext.supported_arguments import WITHOUT_EFFECT_ON_WEIGHTS, default_of
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 EXPORT_TEMPLATE = Path(__file__).with_name("export_card_template.md")
+PICTURES = {"scores.png": "scores by topic", "gaps.png": "text minus speech", "loss.png": "loss"}
+# Settings that the card names in a sentence or a row of its own, or that say nothing of the result.
+TOLD_ELSEWHERE = {
+    "teacher_kind", "temperature", "kl_weight", "divergence", "hard_targets", "channels", "learning_rate", "max_steps",
+    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "eval_strategy",
+    "eval_steps", "hub_base_model_id", "overwrite_repository", "metric_for_best_model", "greater_is_better",
+}  # fmt: skip
 
 
 @dataclass
@@ -18,43 +35,123 @@ class RunFacts:
     """Facts of a run that its training arguments do not hold.
 
     Attributes:
+        base_model, teacher_model, dataset_name: Hub ids, or names of local folders.
+        revisions: Hub id -> commit that was used.
+        licenses: Hub id -> license.
+        adapter: settings of LoRA and quantization.
+        environment: versions, commit, hardware; see trainer_ext/environment.py.
         report: the content of report.json; None for a run without scores.
+        scores: its table in Markdown.
         eval_results: its scores, for the card's model-index.
-        repository: id on the Hub, for the snippets; None for a folder.
+        step: of a checkpoint in the middle of a run; None for a finished run.
+        steps: of the whole run.
     """
 
     base_model: str
     use_peft: bool
     teacher_model: str | None = None
     dataset_name: str | None = None
-    report: dict[str, Any] | None = None
-    repository: str | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    licenses: Mapping[str, str] = field(default_factory=dict)
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    report: Mapping[str, Any] | None = None
+    scores: str | None = None
     eval_results: tuple[EvalResult, ...] = ()
+    step: int | None = None
+    steps: int | None = None
+
+    @property
+    def contents(self) -> Contents:
+        """Return what a repository with this run's result holds."""
+        return Contents("adapter" if self.use_peft else "model", self.base_model)
+
+
+def describe_adapter(config: PeftConfig | None, quantization: str | None) -> dict[str, Any]:
+    """Return the settings of LoRA and quantization that a card names."""
+    settings: dict[str, Any] = {} if quantization is None else {"quantization of the base": quantization}
+    for name in ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora"):
+        if value := getattr(config, name, None):
+            settings[name] = value
+    return settings
+
+
+def list_changed(training: CrossModalDistillConfig) -> dict[str, Any]:
+    """Return the training arguments that are not at their defaults and have an effect on the weights."""
+    skipped = TOLD_ELSEWHERE | WITHOUT_EFFECT_ON_WEIGHTS
+    changed = {}
+    for entry in dataclasses.fields(training):
+        value = getattr(training, entry.name)
+        value = getattr(value, "value", value)  # of an enumeration
+        if entry.name in skipped or value == default_of(entry):
+            continue
+        if isinstance(value, str | int | float | list):
+            changed[entry.name] = value
+    return changed
 
 
 def write_model_card(
-    folder: Path, facts: RunFacts, training: CrossModalDistillConfig, family: StudentArchitecture
+    folder: Path,
+    facts: RunFacts,
+    training: CrossModalDistillConfig,
+    family: StudentArchitecture,
+    name: str | None = None,
 ) -> None:
-    """Write README.md into a run's folder."""
+    """Write README.md into a run's folder.
+
+    Args:
+        name: of the model; None for the folder's name.
+    """
+    name = name or folder.resolve().name
+    base_is_public = "/" in facts.base_model
     data = ModelCardData(
-        base_model=facts.base_model,
-        model_name=folder.name if facts.eval_results else None,
+        base_model=facts.base_model if base_is_public else None,
+        base_model_relation=("adapter" if facts.use_peft else "finetune") if base_is_public else None,
+        datasets=[facts.dataset_name] if facts.dataset_name and facts.dataset_name in facts.revisions else None,
+        license=facts.licenses.get(facts.base_model),
+        model_name=name if facts.eval_results else None,
         eval_results=list(facts.eval_results) or None,
         library_name="peft" if facts.use_peft else "transformers",
         pipeline_tag="audio-text-to-text",
         tags=["trl", "cross-modal-distillation", "speech", *(["lora"] if facts.use_peft else [])],
+        **facts.contents.to_metadata(),
     )
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=folder.name,
-        source=facts.repository or str(folder),
+        name=name,
+        source=local_id(Path(name)),
+        base_is_public=base_is_public,
         facts=facts,
         training=training,
+        changed=list_changed(training),
+        pictures={file: title for file, title in PICTURES.items() if facts.step is None and (folder / file).is_file()},
+        has_arguments=(folder / "resolved.yaml").is_file(),
         model_class=family.model_class,
+        can_serve="vllm_adapter" in family.export_targets and not facts.adapter.get("use_dora"),
+        safety=[line for line in (facts.report or {}).get("scores", []) if is_safety(line, facts.report)],
         note=family.card_note,
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def is_safety(line: Mapping[str, Any], report: Mapping[str, Any] | None) -> bool:
+    """Tell whether a line of a report is a refusal rate over all questions."""
+    assert report is not None
+    evaluator = report["benchmarks"].get(line["benchmark"], {}).get("evaluator")
+    return evaluator == "refusal" and line["group"] == "all" and "value" in line
+
+
+def name_base(card_text: str, base_model: str) -> str:
+    """Return a card with the Hub id of a base that it knows by the name of a local copy alone."""
+    card = ModelCard(card_text)
+    known = card.data.to_dict().get(METADATA_KEY, {})
+    card.data["base_model"] = base_model
+    card.data[METADATA_KEY] = {**known, "of": base_model}
+    for mark in ('"', "`"):
+        card.text = card.text.replace(f"{mark}{known.get('of')}{mark}", f"{mark}{base_model}{mark}")
+    return str(card)
 
 
 def write_export_card(
@@ -65,11 +162,15 @@ def write_export_card(
     if card.exists():
         card.rename(folder / "README_base.md")
     is_adapter = target.kind == "adapter"
+    kind = {"adapter": "adapter", "student": "model", "full_model": "full_model"}[target.kind]
+    trained, base = public_name(trained), public_name(base)
     data = ModelCardData(
-        base_model=base,
+        base_model=base if "/" in base else None,
+        base_model_relation=("adapter" if is_adapter else "finetune") if "/" in base else None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag=target.pipeline_tag,
         tags=["cross-modal-distillation", "speech", *(["lora"] if is_adapter else [])],
+        **Contents(kind, base).to_metadata(),
     )
     content = ModelCard.from_template(
         data,
@@ -77,7 +178,7 @@ def write_export_card(
         name=name,
         trained=trained,
         base=base,
-        usage=target.usage.format(name=name, base=base, max_lora_rank=max_lora_rank),
+        usage=target.usage.format(name=local_id(Path(name)), base=base, max_lora_rank=max_lora_rank),
         has_base_card=(folder / "README_base.md").exists(),
     )
     card.write_text(str(content), encoding="utf-8")

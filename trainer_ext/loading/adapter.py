@@ -1,20 +1,33 @@
 """Load a saved adapter onto its base model, and refuse one that does not fit or has no effect."""
 
+from collections.abc import Mapping
+from typing import NoReturn
+
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
+from torch import Tensor
 from transformers import PreTrainedModel
+
+from data_builders.hub.ids import split_revision
 
 
 def load_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None = None) -> PeftModel:
     """Load an adapter in eval mode.
 
+    Args:
+        name_or_path: a folder, or a Hub id, which may name its revision: user/name@revision.
+
     Raises:
         ValueError: its keys are not this model's, or it changes no logit. PEFT loads the first with a warning and the
             second without one, and the model would answer as if it had never been trained.
     """
+    name_or_path, revision = split_revision(name_or_path, revision)
     adapted = PeftModel.from_pretrained(model, name_or_path, revision=revision).eval()
-    check_keys(adapted, name_or_path, revision)
+    unexpected, without = find_unloaded(adapted, load_peft_weights(name_or_path, device="cpu", revision=revision))
+    missing = find_gaps(adapted, without)
+    if unexpected or missing:
+        raise_misfit(name_or_path, sorted(unexpected), missing)
     check_adapter_has_effect(adapted, name_or_path)
     return adapted
 
@@ -25,11 +38,41 @@ def check_keys(adapted: PeftModel, name_or_path: str, revision: str | None = Non
     wanted = set(get_peft_model_state_dict(adapted))
     unexpected, missing = sorted(saved - wanted), sorted(wanted - saved)
     if unexpected or missing:
-        raise ValueError(
-            f"the adapter {name_or_path} does not fit this model, and would be left untrained in part or entirely: "
-            f"{describe_keys('unexpected', unexpected)}{describe_keys('missing', missing)}An adapter made for another "
-            "library, another version of transformers or the full model has to be renamed (recipes/export_omni.py)"
-        )
+        raise_misfit(name_or_path, unexpected, missing)
+
+
+def find_unloaded(adapted: PeftModel, weights: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
+    """Load an adapter's weights; returns the keys that PEFT leaves out, and those of the model that get no value.
+
+    PEFT knows some names of earlier versions of transformers.
+    """
+    result = set_peft_model_state_dict(adapted, dict(weights))
+    unexpected = {key.replace(".default", "") for key in result.unexpected_keys}
+    without = {key.replace(".default", "") for key in result.missing_keys}
+    return unexpected, without & get_peft_model_state_dict(adapted).keys()
+
+
+def find_gaps(adapted: PeftModel, without: set[str]) -> list[str]:
+    """Return the keys without a value in the parts of the model where others have one.
+
+    Layers of other parts are named by bare target modules such as "q_proj", and were never trained.
+    """
+    parts = {part_of(key) for key in get_peft_model_state_dict(adapted).keys() - without}
+    return sorted(key for key in without if not parts or part_of(key) in parts)
+
+
+def part_of(key: str) -> tuple[str, ...]:
+    """Return the part of the model that a key of an adapter belongs to: ("model", "language_model")."""
+    return tuple(key.removeprefix("base_model.model.").split(".")[:2])
+
+
+def raise_misfit(name_or_path: str, unexpected: list[str], missing: list[str]) -> NoReturn:
+    """Raise ValueError for an adapter whose keys are not the model's."""
+    raise ValueError(
+        f"the adapter {name_or_path} does not fit this model, and would be left untrained in part or entirely: "
+        f"{describe_keys('unexpected', unexpected)}{describe_keys('missing', missing)}An adapter of another model, "
+        "layout or version: `python recipes/doctor.py` says which, and what to do"
+    )
 
 
 def describe_keys(label: str, keys: list[str], shown: int = 3) -> str:

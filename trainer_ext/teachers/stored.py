@@ -14,6 +14,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 from torch import Tensor, nn
 
 from data_builders.chat import hash_question, hash_tokens, hash_vocabulary
+from data_builders.hub.ids import split_revision
 from data_builders.schema import SOFT_TARGET_FEATURES
 from trainer_ext.loss.teacher_targets import StoredTargets
 from trainer_ext.students.base import StudentEncoder
@@ -65,14 +66,17 @@ class SoftTargets:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, **settings: Any) -> "SoftTargets":
-        """Load a folder of `cache_teacher.py`, or a data set of the Hub; keyword arguments are those of the class.
+        """Load a folder of `cache_teacher.py`, or a data set of the Hub (user/name, user/name@revision).
+
+        Keyword arguments are those of the class.
 
         Raises:
             ValueError: neither exists, or its soft targets do not fit the run.
         """
         on_disk = Path(name_or_path).is_dir()
         try:
-            table = load_from_disk(name_or_path) if on_disk else load_dataset(name_or_path, split="train")
+            name, revision = split_revision(name_or_path)
+            table = load_from_disk(name) if on_disk else load_dataset(name, split="train", revision=revision)
         except (OSError, ValueError) as error:  # no such folder, no such repository, no network
             raise ValueError(
                 f"there are no soft targets in {name_or_path} ({error}): make them by `accelerate launch "

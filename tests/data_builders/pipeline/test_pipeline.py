@@ -24,7 +24,6 @@ from data_builders.pipeline.build import build_dataset
 from data_builders.questions.text_normalization import normalize_for_tts
 from data_builders.speech.tts.espeak import EspeakEngine
 from data_builders.storage.dataset_folder import load_dataset_folder
-from tests.support.hub import HubServer
 from tests.support.lab import ROOT, TEACHER, write_questions
 from tests.support.open_orca import make_rows
 from tests.support.processes import run
@@ -422,26 +421,6 @@ def test_a_damaged_shard_is_found_before_it_is_published(questions_file, tmp_pat
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"train-00000\.parquet is damaged"):
         build_dataset(settings)
-
-
-def test_a_finished_data_set_is_pushed_in_one_commit(made, tmp_path):
-    """Prevents: pushes that fail with 412 for many commits, and rejected rows on the Hub."""
-    script = "import sys; from pathlib import Path\n"
-    script += "from data_builders.storage.dataset_folder import push_dataset\n"
-    script += "push_dataset(Path(sys.argv[1]), 'tester/spoken', private=True)"
-    with HubServer() as hub:
-        run(
-            [sys.executable, "-c", script, str(made[0] / "made")],
-            HF_ENDPOINT=hub.endpoint,
-            HF_TOKEN="hf_test",
-            HF_HUB_OFFLINE="0",
-            HF_HUB_DISABLE_XET="1",
-            HF_HOME=str(tmp_path),
-        )
-    assert hub.commits == 1
-    assert {"README.md", "manifest.json"} < set(hub.files)
-    assert sum(name.startswith("data/train-") for name in hub.files) > 1
-    assert not any(name.startswith(("rejected", "dropped")) for name in hub.files)
 
 
 @pytest.mark.slow

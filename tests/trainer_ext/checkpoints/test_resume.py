@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
-from tests.support.hub import HubServer
+from tests.support.hub.client import environment
+from tests.support.hub.server import HubServer
 from tests.support.lab import ROOT, write_every
 from tests.support.processes import ENVIRONMENT
 
@@ -46,8 +47,7 @@ def start(output_dir: Path, data: Path, hub: HubServer) -> subprocess.Popen:
         ],
         cwd=ROOT,
         preexec_fn=accept_interrupts,
-        env={**ENVIRONMENT, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_x", "HF_HUB_OFFLINE": "0",
-             "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
+        env={**ENVIRONMENT, **environment(hub)},
         stdout=subprocess.DEVNULL,
         stderr=stderr_file(output_dir).open("w"),
         start_new_session=True,
@@ -62,6 +62,12 @@ def stderr_file(output_dir: Path) -> Path:
 def last_step(output_dir: Path) -> int:
     """Return the step of the newest checkpoint, complete or not."""
     return max((int(folder.name.split("-")[1]) for folder in output_dir.glob("checkpoint-*")), default=0)
+
+
+def is_pushed(hub: HubServer, folder: Path) -> bool:
+    """Tell whether a commit has arrived; the repository is made before the training."""
+    repository = hub.store.repositories.get(("models", f"tester/{folder.name}"))
+    return repository is not None and bool(repository.log)
 
 
 def wait_for(condition, run: subprocess.Popen) -> None:
@@ -119,18 +125,18 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_weights_of_one_
             code = run.wait(timeout=600)
             if not hit or code == 0:  # it had ended
                 assert code == 0
-                hub.files.clear()
+                hub.store.repositories.clear()
                 continue
             assert code in CODES[number], stderr_file(folder).read_text()[-3000:]
             assert last_step(folder) <= STEPS
-            if hub.files:  # killed after the push, which is the last thing that a run does
+            if is_pushed(hub, folder):  # killed after the push, which is the last thing that a run does
                 assert (folder / "report.json").exists()
                 assert after_last_step
-                hub.files.clear()
+                hub.store.repositories.clear()
             sent += 1
             in_tail += after_last_step
         assert start(folder, data, hub).wait(timeout=600) == 0
-        pushed = load(hub.files["adapter_model.safetensors"])
+        pushed = load(hub.files(f"tester/{folder.name}")["adapter_model.safetensors"])
     print(f"{number.name}: {sent} sent, {in_tail} of them when all steps were taken")
     assert in_tail >= sent // 4
     resumed = load_file(folder / "adapter_model.safetensors")

@@ -5,6 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from data_builders.hub.ids import public_name
 from trainer_ext.evaluation.benchmarks.base import CLIP, SPEECH_FEATURE, Benchmark, LoadedBenchmark, Row, read_choices
 from trainer_ext.evaluation.items import Item
 
@@ -43,7 +44,13 @@ def make_pairs_benchmark(rows: Dataset, name: str, evaluator: str, max_new_token
 
 
 def make_mapped_benchmark(
-    source: str, config: str | None, split: str, columns: Mapping[str, str], evaluator: str, max_new_tokens: int
+    source: str,
+    config: str | None,
+    split: str,
+    columns: Mapping[str, str],
+    evaluator: str,
+    max_new_tokens: int,
+    revision: str | None = None,
 ) -> Benchmark:
     """Return a benchmark of any data set.
 
@@ -73,8 +80,9 @@ def make_mapped_benchmark(
         return {name: value if name == "choices" else str(value) for name, value in values.items()}
 
     return Benchmark(
-        name=source,
+        name=public_name(source),
         source=source,
+        revision=revision,
         config=config,
         splits=(split,),
         modalities=modalities,

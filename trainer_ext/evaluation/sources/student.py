@@ -15,6 +15,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.audio import count_samples
+from data_builders.hub.ids import split_revision
 from data_builders.outcomes import TemporaryFailure
 from data_builders.schema import SPEECH_RATE_HZ
 from data_builders.storage.atomic import hash_file
@@ -196,4 +197,5 @@ def fingerprint_adapter(name_or_path: str, revision: str) -> str:
     folder = Path(name_or_path)
     if folder.is_dir():
         return "".join(hash_file(folder / name)[:16] for name in ("adapter_config.json", "adapter_model.safetensors"))
-    return str(extract_commit_hash(cached_file(name_or_path, "adapter_config.json", revision=revision), None))
+    name, named = split_revision(name_or_path, revision)
+    return str(extract_commit_hash(cached_file(name, "adapter_config.json", revision=named), None))

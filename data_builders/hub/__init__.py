@@ -1,0 +1,1 @@
+"""Repositories on the Hub: rights, one commit per push, retries."""

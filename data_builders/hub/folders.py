@@ -1,0 +1,96 @@
+"""Folders that are pushed: which of their files, and under which kind of repository."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_builders.hub.contents import Contents, read_contents
+from data_builders.hub.push import Upload, UploadFile, check_upload, collect_files
+from data_builders.hub.repository import CARD, Repository
+from data_builders.hub.requests import NotPushed, PushFailed, PushRefused
+
+# The owner in the cards of folders that were not pushed yet: their snippets name your-name/<folder>.
+OWNER = "your-name"
+
+
+def local_id(folder: Path) -> str:
+    """Return the repository id that a folder's card names before it is pushed."""
+    return f"{OWNER}/{folder.resolve().name}"
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """One kind of folder.
+
+    Attributes:
+        name: of its contents, see `Contents.kind`.
+        marker: pattern of a file that tells the kind; kinds are tried in the order of their table.
+        patterns: allow-list of its files.
+        repo_type: type of its repositories.
+        rewrite: returns new contents of files that name places of this machine, by path; its arguments are the folder
+            and the contents that the card records.
+    """
+
+    name: str
+    marker: str
+    patterns: Sequence[str]
+    repo_type: str = "model"
+    space_sdk: str | None = None
+    rewrite: Callable[[Path, Contents], Mapping[str, bytes]] = lambda folder, contents: {}
+
+    def fits(self, folder: Path) -> bool:
+        return any(folder.glob(self.marker))
+
+
+DATASET = FolderKind(
+    "dataset", "data/*.parquet", [CARD, "data/*.parquet", "images/*.png", "manifest.json"], repo_type="dataset"
+)
+SOFT_TARGETS = FolderKind(
+    "soft_targets", "data-*.arrow", [CARD, "data-*.arrow", "dataset_info.json"], repo_type="dataset"
+)
+
+
+def make_upload(folder: Path, kind: FolderKind, repository_id: str, card: str | None = None) -> Upload:
+    """Return the files of a folder as they are pushed: its card names the repository, and no file a local path.
+
+    Args:
+        card: in place of the folder's own.
+
+    Raises:
+        PushRefused: there is no card of this project, or a text file has a token or a path of this machine.
+    """
+    file = folder / CARD
+    if card is None and file.is_file():
+        card = file.read_text(encoding="utf-8")
+    contents = None if card is None else read_contents(card)
+    if card is None or contents is None:
+        raise PushRefused(
+            f"{folder} has no {CARD} of this project, which says what it holds: push a folder that a recipe has made"
+        )
+    rewritten = dict(kind.rewrite(folder, contents))
+    rewritten[CARD] = re.sub(rf"\b{OWNER}/[\w.-]*\w", repository_id, card).encode()
+    files = {file.path: file for file in collect_files(folder, kind.patterns)}
+    files |= {path: UploadFile(path, content) for path, content in rewritten.items()}
+    upload = Upload(contents, [files[path] for path in sorted(files)], kind.patterns)
+    check_upload(upload, folder)
+    return upload
+
+
+@contextmanager
+def keep_on_disk(folder: Path, repository: Repository) -> Iterator[None]:
+    """Name the command that pushes a folder later, if its push fails.
+
+    Raises:
+        NotPushed: the push failed or was refused.
+    """
+    try:
+        yield
+    except (PushFailed, PushRefused) as error:
+        words = ["python", "recipes/push.py", str(folder), repository.id]
+        words += ["--hub_private_repo", "true"] if repository.private else []
+        words += ["--hub_revision", repository.branch] if repository.branch else []
+        words += ["--overwrite_repository", "true"] if repository.overwrite else []
+        raise NotPushed(f"{error}. Everything is in {folder}; push it later by: {shlex.join(words)}") from error

@@ -1,0 +1,147 @@
+"""A repository to push to: rights and contents are checked before any work, and again before the commit."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+from data_builders.hub.contents import NEW_REPOSITORY, Contents, describe_card, is_bare, read_contents
+from data_builders.hub.requests import PushRefused, retry
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Place of a push.
+
+    Attributes:
+        id: user/name; a bare name is one of the user who is logged in.
+        type: model, dataset or space.
+        private: of a new repository; None leaves it to the account's default.
+        branch: None for main.
+        overwrite: replace what the repository holds, whatever it is.
+        space_sdk: of a new Space.
+    """
+
+    id: str
+    type: str = "model"
+    private: bool | None = None
+    branch: str | None = None
+    overwrite: bool = False
+    space_sdk: str | None = None
+
+    @property
+    def revision(self) -> str:
+        return self.branch or "main"
+
+
+def claim_repository(repository: Repository, contents: Contents) -> Repository:
+    """Return the repository with its full id, created unless it is there.
+
+    Raises:
+        PushRefused: it may not be written, holds something else, or is public against `private`.
+        PushFailed: the Hub does not answer.
+    """
+    api = HfApi()
+    account = retry(api.whoami, "the Hub")
+    access = account.get("auth", {}).get("accessToken", {})
+    if access.get("role") == "read":
+        raise PushRefused(
+            f"the token {access.get('displayName', '')!r} of {account['name']} may only read: make one that may write "
+            f"at {api.endpoint}/settings/tokens, then run `hf auth login` or set HF_TOKEN"
+        )
+    repository = with_owner(repository, account["name"])
+    if read_head(repository, contents) is None:
+        retry(lambda: create(api, repository), repository.id)
+        read_head(repository, contents)  # a new branch has the files of main
+    else:
+        retry(lambda: api.auth_check(repository.id, repo_type=repository.type, write=True), repository.id)
+    return repository
+
+
+def with_owner(repository: Repository, owner: str | None = None) -> Repository:
+    """Return the repository with its full id; a bare name is of the user who is logged in.
+
+    Raises:
+        PushRefused: nobody is logged in.
+    """
+    if "/" in repository.id:
+        return repository
+    owner = owner or retry(HfApi().whoami, "the Hub")["name"]
+    return replace(repository, id=f"{owner}/{repository.id}")
+
+
+def create(api: HfApi, repository: Repository) -> None:
+    """Create the repository and its branch; both may be there."""
+    api.create_repo(
+        repository.id,
+        repo_type=repository.type,
+        private=repository.private,
+        space_sdk=repository.space_sdk,
+        exist_ok=True,
+    )
+    if repository.branch:
+        api.create_branch(repository.id, repo_type=repository.type, branch=repository.branch, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A branch's newest commit, and its files with their sizes."""
+
+    commit: str
+    files: dict[str, int]
+
+
+def read_head(repository: Repository, contents: Contents) -> Head | None:
+    """Return the newest commit, whose contents a push may replace; None without such a repository or branch.
+
+    Raises:
+        PushRefused: it holds something else, or is public against `private`.
+        PushFailed: the Hub does not answer.
+    """
+    api = HfApi()
+
+    def read() -> Head | None:
+        try:
+            info = api.repo_info(repository.id, repo_type=repository.type, revision=repository.revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+        if repository.private and not info.private:
+            raise PushRefused(
+                f"{repository.id} is public, and hub_private_repo is true: make it private in its settings, or name "
+                "another repository"
+            )
+        assert info.sha is not None
+        head = Head(info.sha, list_files(api, repository, info.sha))
+        if not repository.overwrite:
+            check_contents(api, repository, head, contents)
+        return head
+
+    return retry(read, repository.id)
+
+
+def list_files(api: HfApi, repository: Repository, revision: str) -> dict[str, int]:
+    """Return path -> bytes of every file of a commit."""
+    tree = api.list_repo_tree(repository.id, repo_type=repository.type, revision=revision, recursive=True)
+    return {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
+
+
+def check_contents(api: HfApi, repository: Repository, head: Head, contents: Contents) -> None:
+    """Raise PushRefused if a repository holds something else than what is to be pushed."""
+    files = head.files.keys() - {*NEW_REPOSITORY}
+    if not files:
+        return
+    found = f"{len(files)} files without a card"
+    if CARD in files:
+        file = api.hf_hub_download(repository.id, CARD, repo_type=repository.type, revision=head.commit)
+        card = Path(file).read_text(encoding="utf-8")
+        held = read_contents(card)
+        if held == contents or (files == {CARD} and is_bare(card)):
+            return
+        found = describe_card(card) if held is None else str(held)
+    raise PushRefused(
+        f"{repository.id} holds something else ({found}) than {contents}: name another repository, or add "
+        "--overwrite_repository true to replace it"
+    )

@@ -1,0 +1,188 @@
+"""Examine an adapter: is it applied, does it change anything, who can serve it, and what to do if not.
+
+    adapter_config.json, header of the weights -> keys beside the model's -> values -> logits with and without it
+
+    python recipes/doctor.py outputs/tiny
+    python recipes/doctor.py someone/old-adapter --repaired_dir outputs/repaired    # with the names of transformers 5
+
+For any PEFT adapter of a supported student, made here or not. Exit code 0 for a good adapter, 1 for one with a finding.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from peft import PeftConfig
+from transformers.hf_argparser import HfArg
+
+from trainer_ext.command_line import run_command
+from trainer_ext.export.merge import read_base_name
+from trainer_ext.export.targets import choose_vllm_rank
+from trainer_ext.loading.adapter import load_adapter
+from trainer_ext.loading.diagnosis import (
+    KeyReport,
+    WeightReport,
+    compare_keys,
+    find_weights,
+    first,
+    inspect_weights,
+    measure_effect,
+    read_versions,
+    write_renamed,
+)
+from trainer_ext.loading.student import read_dtype
+from trainer_ext.parser import RecipeParser
+from trainer_ext.progress import keep_libraries_quiet
+from trainer_ext.students.base import StudentFamily
+from trainer_ext.students.registry import load_student_family
+
+FINDING = 1  # exit code
+
+
+@dataclass
+class DoctorArguments:
+    """The adapter, and the model that it is for."""
+
+    adapter: str = HfArg(help="A folder or a Hub id.")
+    adapter_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the adapter.")
+    model_name_or_path: str | None = HfArg(default=None, help="The base. Unset: the one that the adapter names.")
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the base.")
+    question: str = HfArg(default="What is two plus three?", help="Prompt on which the logits are compared.")
+    load_weights: bool = HfArg(
+        default=True, help="Load the base and compare logits; false reads the adapter and the base's config alone."
+    )
+    dtype: str = HfArg(default="auto", help="Precision of the base.")
+    repaired_dir: str | None = HfArg(default=None, help="Write the adapter with the model's names into this folder.")
+
+
+def main() -> None:
+    parser = RecipeParser((DoctorArguments,), positional=("adapter",))
+    (arguments,) = parser.parse_args_and_config()
+    keep_libraries_quiet()
+    name, revision = arguments.adapter, arguments.adapter_revision
+    weights = find_weights(name, revision)
+    config = PeftConfig.from_pretrained(name, revision=revision)
+    named, named_revision = read_base_name(name, revision)
+    base = arguments.model_name_or_path or named
+    if base is None:
+        raise ValueError(f"{name} names no base model: name it by --model_name_or_path")
+    base_revision = arguments.model_revision or (named_revision if base == named else None)
+    show("adapter", f"{name}: {config.peft_type.value}, rank {getattr(config, 'r', '?')}")
+    show("made by", read_versions(name, revision))
+    show("base", base if base == named else f"{base} (the adapter names {named})")
+    family = load_student_family(base, base_revision)
+    keys, values = compare_keys(weights, config, family), inspect_weights(weights)
+    show_keys(keys)
+    show("weights", describe_weights(values))
+    show("vLLM", describe_serving(name, revision, keys))
+    finding = find_fault(keys, values)
+    if finding is None and arguments.load_weights:
+        finding = show_effect(arguments, family, base, base_revision)
+    if arguments.repaired_dir is not None:
+        finding = repair(arguments, weights, config, keys)
+    show("verdict", finding or "good: all of it is applied, and it has an effect")
+    raise SystemExit(FINDING if finding else 0)
+
+
+def show(label: str, text: str) -> None:
+    print(f"{label:<10}{text}", flush=True)
+
+
+def show_keys(keys: KeyReport) -> None:
+    """Print which keys match, and examples of those that do not."""
+    show("keys", f"{keys.loaded} of {keys.saved} are loaded")
+    if keys.converted:
+        old, new = next(iter(keys.converted.items()))
+        show("", f"{len(keys.converted)} under a newer name, which this version of PEFT knows: {old}, here {new}")
+    if keys.idle:
+        show("", f"{keys.idle} that the config asks for in other parts of the model were not saved, and stay untouched")
+    if keys.renamed:
+        old, new = next(iter(keys.renamed.items()))
+        show("", f"{len(keys.renamed)} have names of another layout: {old}, here {new}")
+    if keys.misshapen:
+        key, (saved, wanted) = next(iter(keys.misshapen.items()))
+        show("", f"{len(keys.misshapen)} have other shapes: {key} is {saved}, here {wanted}")
+    if keys.unknown:
+        show("", f"{len(keys.unknown)} are of no layer that the config targets here: {first(keys.unknown)}")
+    if keys.missing:
+        show("", f"{len(keys.missing)} that the config asks for are missing: {first(keys.missing)}")
+
+
+def describe_weights(values: WeightReport) -> str:
+    """Return whether the values are finite and B was trained."""
+    text = "finite" if not values.not_finite else f"not finite in {first(values.not_finite)}"
+    return f"{text}; B is zero in {len(values.zero_b)} of {values.all_b} layers"
+
+
+def describe_serving(adapter: str, revision: str | None, keys: KeyReport) -> str:
+    """Return whether vLLM can serve the adapter, and how."""
+    try:
+        rank = choose_vllm_rank(adapter, revision)
+    except ValueError as error:
+        return f"no: {error}"
+    first_step = "--repaired_dir and then " if keys.renamed or keys.converted else ""
+    return f"yes, at --max-lora-rank {rank}, after {first_step}recipes/export_omni.py --target vllm_adapter"
+
+
+def find_fault(keys: KeyReport, values: WeightReport) -> str | None:
+    """Return the finding that weighs most, and what to do; None for none."""
+    if keys.misshapen or (keys.unknown and not keys.loaded and not keys.renamed):
+        return (
+            "of another model: name the one that it was trained on by --model_name_or_path. On this one PEFT stops, or "
+            "leaves the layers untrained"
+        )
+    if keys.renamed:
+        part = f"a part of it ({keys.loaded} of {keys.saved} keys)" if keys.loaded else "nothing of it"
+        return (
+            f"{part} is applied: its keys have names of another version or layout. --repaired_dir FOLDER writes it "
+            "with the names of this model"
+        )
+    if keys.unknown or keys.missing:
+        return (
+            "a part of it is not applied: its target_modules and its weights do not agree. Save it again by PEFT's "
+            "save_pretrained, or ask its author"
+        )
+    if values.not_finite:
+        return "broken: it has values that are not finite. Use an earlier checkpoint, or train again"
+    if values.all_b and len(values.zero_b) == values.all_b:
+        return (
+            "without effect: B is zero everywhere, as before training. Look at the run that made it: it saved before "
+            "its first step, or no gradient reached these layers"
+        )
+    return None
+
+
+def show_effect(arguments: DoctorArguments, family: StudentFamily, base: str, revision: str | None) -> str | None:
+    """Print how far the logits move; returns a finding if they do not."""
+    device = PartialState().device
+    dtype = read_dtype(arguments.dtype, family.config)
+    model = family.load_model(base, revision=revision, dtype=dtype, device_map={"": device})
+    try:
+        adapted = load_adapter(model, arguments.adapter, arguments.adapter_revision)
+    except ValueError as error:
+        return str(error)
+    ids = family.encode_text_prompt(arguments.question, "")
+    effect = measure_effect(adapted, ids)
+    show(
+        "effect",
+        f"on {arguments.question!r}: KL {effect.kl:.3f} nats per token, largest change of a logit "
+        f"{effect.largest:.2f}, another likeliest token at {effect.changed} of {effect.tokens} positions",
+    )
+    return None
+
+
+def repair(arguments: DoctorArguments, weights: Path, config: PeftConfig, keys: KeyReport) -> str | None:
+    """Write the adapter with the model's names; returns a finding if that does not make it whole."""
+    assert arguments.repaired_dir is not None
+    renamed = keys.renamed | keys.converted
+    if not renamed or keys.unknown or keys.misshapen:
+        return "nothing to rename" if not renamed else "not repaired: other keys than the renamed ones do not fit"
+    write_renamed(weights, config, renamed, Path(arguments.repaired_dir))
+    show("repaired", f"{len(renamed)} keys renamed: {arguments.repaired_dir}")
+    return f"repaired: examine {arguments.repaired_dir}"
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    run_command(main)

@@ -1,0 +1,122 @@
+"""Tests of data sets, soft targets, models and reports on a real server: pushed, and loaded back by a stranger."""
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import SpaceCard
+
+from data_builders.storage.dataset_folder import load_dataset_folder
+from tests.support.hub.client import environment, talk_to
+from tests.support.hub.server import HubServer
+from tests.support.lab import STUDENT, TEACHER, write_every
+from tests.support.processes import run
+from tests.support.run_script import run_script
+from trainer_ext.students.registry import load_student_family
+from trainer_ext.teachers.stored import SoftTargets
+
+DATA, SOFT = "tester/spoken", "tester/soft"
+READ_BACK = """
+import hashlib, json, sys
+from datasets import Audio, load_dataset
+def digest(rows):
+    rows = rows.cast_column("speech", Audio(decode=False))
+    return hashlib.sha256(b"".join(row["speech"]["bytes"] + row["id"].encode() for row in rows)).hexdigest()
+name, revision = sys.argv[1], sys.argv[2] or None
+plain = load_dataset(name, split="train", revision=revision)
+streamed = load_dataset(name, split="train", revision=revision, streaming=True)
+print(json.dumps([digest(plain), digest(streamed), sorted(plain.features), str(plain.features["speech"])]))
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Return a hub with a data set that a build has pushed, and its folder."""
+    folder = tmp_path_factory.mktemp("built")
+    questions = write_every(25, folder / "questions.jsonl")
+    words = ["--config", "recipes/configs/data/tiny.yaml", "--cache_dir", str(folder / "cache")]
+    words += ["--questions", str(questions), "--teacher_model_name_or_path", TEACHER]
+    words += ["--push_to_hub", "true", "--hub_dataset_id", "spoken", "--output_dir", str(folder / "data")]
+    with HubServer(folder / "hub") as hub:
+        done = run([sys.executable, "recipes/build_data.py", *words], **environment(hub, home=folder / "home"))
+        assert "tester/spoken/commit/" in done.stdout
+        yield hub, folder / "data", words
+
+
+def read_back(hub: HubServer, home: Path, revision: str = "") -> list:
+    done = run([sys.executable, "-c", READ_BACK, DATA, revision], **environment(hub, token=None, home=home))
+    return json.loads(done.stdout)
+
+
+def test_a_data_set_is_loaded_back_plain_and_streaming_with_its_bytes(built, tmp_path):
+    """Prevents: clips that come back in another coding, rejected rows on the Hub, columns that nobody finds."""
+    hub, folder, _ = built
+    files = hub.files(DATA, "dataset")
+    assert len(hub.find(DATA, "dataset").log) == 1
+    assert {path.split("/")[0] for path in files} == {"README.md", "manifest.json", "data", "images"}
+    assert all((folder / path).read_bytes() == content for path, content in files.items() if path != "README.md")
+    plain, streamed, columns, speech = read_back(hub, tmp_path)
+    ours = load_dataset_folder(str(folder))["train"]
+    assert plain == streamed
+    assert columns == sorted(ours.features)
+    assert speech == str(ours.features["speech"]).replace("decode=False", "decode=True")
+    joined = b"".join(row["speech"]["bytes"] + row["id"].encode() for row in ours)
+    assert plain == hashlib.sha256(joined).hexdigest()
+    assert f'load_dataset("{DATA}"' in files["README.md"].decode()
+
+
+def test_a_pinned_revision_is_the_old_data(built, tmp_path, monkeypatch, capsys):
+    """Prevents: a run that cannot be repeated, because its data set has moved on."""
+    hub, folder, words = built
+    first = hub.find(DATA, "dataset").head.oid
+    before = read_back(hub, tmp_path / "a")[0]
+    with talk_to(hub, monkeypatch):
+        changed = [*words, "--max_rows", "10", "--overwrite_output_dir", "true", "--output_dir", str(tmp_path / "data")]
+        _, error = run_script("build_data.py", changed, monkeypatch, capsys)
+    assert error == ""
+    assert read_back(hub, tmp_path / "b")[0] != before
+    assert read_back(hub, tmp_path / "c", first)[0] == before
+    words = ["--config", "recipes/configs/tiny.yaml", "--dataset_name", DATA, "--output_dir", str(tmp_path / "run")]
+    with talk_to(hub, monkeypatch):
+        newest, _ = run_script("s2t_t2t.py", [*words, "--dry_run"], monkeypatch, capsys)
+        pinned, _ = run_script("s2t_t2t.py", [*words, "--dataset_revision", first, "--dry_run"], monkeypatch, capsys)
+    rows = len(load_dataset_folder(str(folder))["train"])
+    assert re.search(rf"kept +{rows}\b", pinned)
+    assert not re.search(rf"kept +{rows}\b", newest)
+
+
+def test_soft_targets_are_loaded_by_id(built, tmp_path, monkeypatch, capsys):
+    """Prevents: a table of hours of a teacher that only its maker can use."""
+    hub, _, _ = built
+    folder = tmp_path / "soft"
+    words = ["--config", "recipes/configs/tiny_stored.yaml", "--dataset_name", DATA, "--soft_targets_path", str(folder)]
+    with talk_to(hub, monkeypatch):
+        assert run_script("cache_teacher.py", words, monkeypatch, capsys)[1] == ""
+        assert run_script("push.py", [str(folder), "soft"], monkeypatch, capsys)[1] == ""
+        family = load_student_family(STUDENT)
+        table = SoftTargets.from_pretrained(f"{SOFT}@main", student=family, temperature=2.0, k=64)
+    assert (
+        table.table.with_format(None)[:]
+        == SoftTargets.from_pretrained(str(folder), student=family, temperature=2.0, k=64).table.with_format(None)[:]
+    )
+    assert set(hub.files(SOFT, "dataset")) == {"README.md", "data-00000-of-00001.arrow", "dataset_info.json"}
+    assert "the 64 likeliest ids" in hub.files(SOFT, "dataset")["README.md"].decode().lower()
+
+
+def test_a_report_is_pushed_as_a_page(hub, monkeypatch, capsys, tmp_path):
+    """Prevents: scores without the answers that they are made of."""
+    words = ["--dataset_name", str(write_every(60, tmp_path / "q.jsonl")), "--columns", "question=question",
+             "reference=reference", "--dataset_split", "train", "--evaluator", "exact_answer",
+             "--model_name_or_path", STUDENT, "--output_dir", str(tmp_path / "eval")]  # fmt: skip
+    assert run_script("eval_speech.py", words, monkeypatch, capsys)[1] == ""
+    _, error = run_script("push.py", [str(tmp_path / "eval"), "my-report"], monkeypatch, capsys)
+    assert error == ""
+    files = hub.files("tester/my-report", "space")
+    assert files["index.html"] == (tmp_path / "eval" / "index.html").read_bytes()
+    card = SpaceCard(files["README.md"].decode()).data
+    assert (card.sdk, card.app_file) == ("static", "index.html")
+    texts = [files[name].decode() for name in ("report.json", "report.md", "index.html", "README.md")]
+    assert not any(str(tmp_path) in text for text in texts)

@@ -1,0 +1,138 @@
+"""Folders of this project that are pushed to the Hub, and what is changed in their files on the way."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_builders.hub.contents import Contents
+from data_builders.hub.folders import DATASET, SOFT_TARGETS, FolderKind
+from data_builders.hub.push import UploadFile
+from data_builders.hub.repository import CARD
+from data_builders.hub.requests import PushRefused
+from data_builders.redaction import hide_credentials
+from trainer_ext.checkpoints.complete import CHECKSUMS
+
+ADAPTER_CONFIG = "adapter_config.json"
+ARGUMENTS = "resolved.yaml"
+CHECKPOINT_FOLDER = "last-checkpoint"
+PROCESSOR = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+RESULTS = ("report.json", "report.md", "scores.png", "gaps.png", "lengths.png", "loss.png", ARGUMENTS)
+PAGES = ("index.html", "_answers/index.html")  # of an evaluation, and of a run
+WEIGHTS = (
+    "config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+)  # fmt: skip
+
+
+def rewrite_run(folder: Path, contents: Contents) -> dict[str, bytes]:
+    """Return the files of a run that name places of this machine, without them."""
+    changed = {}
+    config = folder / ADAPTER_CONFIG
+    if config.is_file():
+        changed[ADAPTER_CONFIG] = rename_base(config.read_bytes(), contents.of)
+    if (folder / ARGUMENTS).is_file():
+        arguments = yaml.safe_load((folder / ARGUMENTS).read_text(encoding="utf-8"))
+        mine = {key: value for key, value in arguments.items() if not key.startswith(("push_to_hub", "hub_"))}
+        changed[ARGUMENTS] = yaml.safe_dump(hide_places(mine)).encode()
+    return changed
+
+
+def rewrite_report(folder: Path, _: Contents) -> dict[str, bytes]:
+    """Return report.json, whose models and data may be named by places of this machine, without them."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {"report.json": (json.dumps(hide_places(report), indent=2, ensure_ascii=False) + "\n").encode()}
+
+
+def rename_base(adapter_config: bytes, base_model: str) -> bytes:
+    """Return an adapter's config with the base model that its card names."""
+    settings = json.loads(adapter_config)
+    if settings.get("base_model_name_or_path") == base_model:
+        return adapter_config
+    return (json.dumps({**settings, "base_model_name_or_path": base_model}, indent=2, sort_keys=True) + "\n").encode()
+
+
+def hide_places(value: Any) -> Any:
+    """Return arguments with the last part of absolute paths, and URLs without user and password."""
+    if isinstance(value, dict):
+        return {key: hide_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hide_places(item) for item in value]
+    if isinstance(value, str) and value.startswith("/"):
+        return Path(value).name
+    return hide_credentials(value) if isinstance(value, str) else value
+
+
+def collect_checkpoint(folder: Path, base_model: str) -> list[UploadFile]:
+    """Return the files of a checkpoint that a run resumes from, for `hub_strategy: checkpoint`; no pickled arguments.
+
+    Paths of this machine are taken out, and the checksums are those of the files as they are pushed.
+    """
+    checksums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    files = {
+        file.relative_to(folder).as_posix(): UploadFile("", file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name not in (CARD, CHECKSUMS, "training_args.bin")
+    }
+    changed = {}
+    if ADAPTER_CONFIG in files:
+        changed[ADAPTER_CONFIG] = rename_base(files[ADAPTER_CONFIG].read(), base_model)
+    state = json.loads(files["trainer_state.json"].read())
+    if best := state.get("best_model_checkpoint"):
+        changed["trainer_state.json"] = json.dumps({**state, "best_model_checkpoint": Path(best).name}).encode()
+    files |= {path: UploadFile("", content) for path, content in changed.items()}
+    kept = {path: file_hash(files[path], digest) for path, digest in checksums.items() if path in files}
+    files[CHECKSUMS] = UploadFile("", json.dumps(kept, indent=1).encode())
+    return [UploadFile(f"{CHECKPOINT_FOLDER}/{path}", file.source) for path, file in sorted(files.items())]
+
+
+def file_hash(file: UploadFile, of_disk: str) -> str:
+    """Return the SHA-256 of a file as it is pushed.
+
+    Args:
+        of_disk: that of its content on disk.
+    """
+    return hashlib.sha256(file.source).hexdigest() if isinstance(file.source, bytes) else of_disk
+
+
+ADAPTER = FolderKind(
+    "adapter", ADAPTER_CONFIG, [CARD, ADAPTER_CONFIG, "adapter_model.safetensors", *PROCESSOR, *RESULTS],
+    rewrite=rewrite_run,
+)  # fmt: skip
+# `spk_dict.pt` has the base's voices, without which it does not speak; it is a copy of the published file.
+FULL_MODEL = FolderKind(
+    "full_model", "spk_dict.pt", [CARD, "README_base.md", "spk_dict.pt", "LICENSE", *WEIGHTS, *PROCESSOR]
+)
+MODEL = FolderKind("model", "model*.safetensors", [CARD, *WEIGHTS, *PROCESSOR, *RESULTS], rewrite=rewrite_run)
+# A page to read and hear answers, as a static Space.
+REPORT = FolderKind(
+    name="report",
+    marker="index.html",
+    patterns=[CARD, *PAGES, "report.json", "report.md", "*.png"],
+    repo_type="space",
+    space_sdk="static",
+    rewrite=rewrite_report,
+)
+SPACE = FolderKind("space", "app.py", [CARD, "app.py", "requirements.txt", "*.py", "*.css"], "space", "gradio")
+KINDS = {kind.name: kind for kind in (ADAPTER, FULL_MODEL, MODEL, DATASET, SOFT_TARGETS, SPACE, REPORT)}
+
+
+def find_kind(folder: Path, named: str | None = None) -> FolderKind:
+    """Return the kind of a folder by its files, or the named one.
+
+    Raises:
+        PushRefused: it is of no kind that is pushed.
+    """
+    if not folder.is_dir():
+        raise PushRefused(f"there is no folder {folder}")
+    if named is not None:
+        return KINDS[named]
+    kind = next((kind for kind in KINDS.values() if kind.fits(folder)), None)
+    if kind is None:
+        raise PushRefused(f"{folder} is none of {', '.join(KINDS)}: push a folder that a recipe has made")
+    return kind
