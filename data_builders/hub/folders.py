@@ -53,11 +53,18 @@ SOFT_TARGETS = FolderKind(
 )
 
 
-def make_upload(folder: Path, kind: FolderKind, repository_id: str, card: str | None = None) -> Upload:
+def make_upload(
+    folder: Path,
+    kind: FolderKind,
+    repository_id: str,
+    card: str | None = None,
+    added: Mapping[str, Path | bytes] | None = None,
+) -> Upload:
     """Return the files of a folder as they are pushed: its card names the repository, and no file a local path.
 
     Args:
         card: in place of the folder's own.
+        added: further files, path in the repository -> file or content.
 
     Raises:
         PushRefused: there is no card of this project, or a text file has a token or a path of this machine.
@@ -73,7 +80,7 @@ def make_upload(folder: Path, kind: FolderKind, repository_id: str, card: str | 
     rewritten = dict(kind.rewrite(folder, contents))
     rewritten[CARD] = re.sub(rf"\b{OWNER}/[\w.-]*\w", repository_id, card).encode()
     files = {file.path: file for file in collect_files(folder, kind.patterns)}
-    files |= {path: UploadFile(path, content) for path, content in rewritten.items()}
+    files |= {path: UploadFile(path, source) for path, source in {**(added or {}), **rewritten}.items()}
     upload = Upload(contents, [files[path] for path in sorted(files)], kind.patterns)
     check_upload(upload, folder)
     return upload

@@ -66,12 +66,14 @@ def collect_files(folder: Path, patterns: Sequence[str]) -> list[UploadFile]:
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Tell whether a path matches a pattern folder by folder: `*` does not match a slash."""
+    """Tell whether a path matches a pattern folder by folder: `*` matches no slash, `**` at the end any."""
     parts = path.split("/")
-    return any(
-        len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
-        for wanted in (pattern.split("/") for pattern in patterns)
-    )
+    for pattern in patterns:
+        wanted = pattern.split("/")
+        here = parts[: len(wanted) - 1] + ["**"] if wanted[-1] == "**" and len(parts) >= len(wanted) else parts
+        if len(here) == len(wanted) and all(map(fnmatch.fnmatchcase, here, wanted)):
+            return True
+    return False
 
 
 def check_upload(upload: Upload, folder: Path) -> None:

@@ -27,17 +27,20 @@ class ServerProcess:
     """A program that serves HTTP on a port, while the `with` block lasts.
 
     Attributes:
+        endpoint: http://127.0.0.1:PORT.
         url: of its OpenAI-compatible interface.
     """
 
-    def __init__(self, command: list[str], port: int, ready: str) -> None:
+    def __init__(self, command: list[str], port: int, ready: str, cwd: Path = ROOT, **environment: str) -> None:
         self.command, self.port, self.ready = command, port, ready
+        self.cwd, self.environment = cwd, {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+        self.endpoint = f"http://127.0.0.1:{port}"
         self.url = f"http://127.0.0.1:{port}/v1"
 
     def __enter__(self) -> "ServerProcess":
         self.process = subprocess.Popen(
-            self.command, cwd=ROOT, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            self.command, cwd=self.cwd, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self.environment,
         )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
@@ -111,3 +114,10 @@ class Proxy(LocalServer):
                     connection.close()
 
         super().__init__(Handler)
+
+
+def serve_page(app: Path, *arguments: str, cwd: Path = ROOT, **environment: str) -> ServerProcess:
+    """The page of recipes/space; Chromium and gradio's client talk to it."""
+    port = find_port()
+    command = [sys.executable, str(app), *arguments, "--server_port", str(port)]
+    return ServerProcess(command, port, "/", cwd, **{"PYTHONPATH": str(ROOT), **environment})

@@ -118,7 +118,13 @@ REPORT = FolderKind(
     space_sdk="static",
     rewrite=rewrite_report,
 )
-SPACE = FolderKind("space", "app.py", [CARD, "app.py", "requirements.txt", "*.py", "*.css"], "space", "gradio")
+SPACE = FolderKind(
+    name="space",
+    marker="app.py",
+    patterns=[CARD, "app.py", "requirements.txt", "space.yaml", "report/*", "trainer_ext/**", "data_builders/**"],
+    repo_type="space",
+    space_sdk="gradio",
+)
 KINDS = {kind.name: kind for kind in (ADAPTER, FULL_MODEL, MODEL, DATASET, SOFT_TARGETS, SPACE, REPORT)}
 
 

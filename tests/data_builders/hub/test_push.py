@@ -167,6 +167,7 @@ def test_an_allow_list_takes_what_it_names_and_nothing_else(tmp_path):
     (tmp_path / "f" / "link.json").symlink_to(tmp_path / "secret.json")
     found = collect_files(tmp_path / "f", ["*.json", "data/*.parquet"])
     assert [file.path for file in found] == ["a.json", "data/b.parquet"]
+    assert [file.path for file in collect_files(tmp_path / "f", ["notes/**"])] == ["notes/a.json"]
 
 
 def test_a_text_with_the_token_or_a_path_of_this_machine_is_not_pushed(hub, tmp_path):
