@@ -21,6 +21,7 @@ DOCUMENTS = [
     ROOT / "trainer_ext" / "README.md",
     ROOT / "recipes" / "README.md",
     ROOT / "recipes" / "RESULTS.md",
+    ROOT / "recipes" / "space" / "README.md",
     ROOT / "recipes" / "speech_service" / "README.md",
 ]
 # Set-up and tools: .ci/run and the wheel's test run these.
@@ -37,6 +38,8 @@ SMALL = {
     "recipes/ask.py": [],
     "recipes/export_omni.py": [],
     "recipes/ablations.py": [],
+    "recipes/push.py": [],
+    "recipes/doctor.py": [],
     "recipes/eval_speech.py": ["--max_items", "3"],
     "tests/benchmarks": ["--smoke"],
 }
