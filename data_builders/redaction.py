@@ -1,10 +1,13 @@
-"""Secrets taken out of messages and files: the Hub's token, and user and password of a URL."""
+"""Secrets taken out of messages and files: the Hub's token, a server's key, and user and password of a URL."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import get_token
+
+SHORTEST_SECRET = 8  # "none" is the key of a server without one
 
 
 def hide_credentials(url: str) -> str:
@@ -12,10 +15,12 @@ def hide_credentials(url: str) -> str:
     return re.sub(r"(?<=//)[^/@]*@", "", url)
 
 
-def hide_token(text: str) -> str:
-    """Return a text without the token of this process, which a server may have repeated."""
-    token = get_token()
-    return text.replace(token, "hf_***") if token else text
+def hide_secrets(text: str) -> str:
+    """Return a text without this process's token of the Hub and key of a server, which a server may have repeated."""
+    for secret, shown in ((get_token(), "hf_***"), (os.environ.get("OPENAI_API_KEY"), "***")):
+        if secret and len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, shown)
+    return text
 
 
 def hide_passwords(values: Mapping[str, Any]) -> dict[str, Any]:

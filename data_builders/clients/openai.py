@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI
 
 from data_builders.outcomes import ServerUnreachable, TemporaryFailure
-from data_builders.redaction import hide_credentials
+from data_builders.redaction import hide_credentials, hide_secrets
 
 RETRIES = 5
 RETRIED_STATUS_CODES = (408, 409, 429)
@@ -41,7 +41,7 @@ def map_request_errors(base_url: str) -> Iterator[None]:
     try:
         yield
     except APIStatusError as error:
-        message = " ".join(str(error.message).split())[:MESSAGE_CHARACTERS]
+        message = hide_secrets(" ".join(str(error.message).split()))[:MESSAGE_CHARACTERS]
         if error.status_code >= 500 or error.status_code in RETRIED_STATUS_CODES:
             raise TemporaryFailure(
                 f"{base_url} failed {RETRIES + 1} times, at last with HTTP {error.status_code}: {message}"

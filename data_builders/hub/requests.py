@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from data_builders.redaction import hide_token
+from data_builders.redaction import hide_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -131,4 +131,4 @@ def summarize(error: BaseException) -> str:
         message = f"HTTP {error.response.status_code}: {error.server_message or error.response.reason_phrase}"
     elif error.__cause__ is not None:
         return summarize(error.__cause__)
-    return hide_token(" ".join(message.split()) or type(error).__name__)[:MESSAGE_CHARACTERS]
+    return hide_secrets(" ".join(message.split()) or type(error).__name__)[:MESSAGE_CHARACTERS]

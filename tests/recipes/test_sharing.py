@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from tests.support.hub.client import environment, talk_to
 from tests.support.hub.server import READ, WRITE, HubServer
 from tests.support.lab import LAB, TEACHER, write_every
-from tests.support.processes import run
+from tests.support.processes import run, run_recipe
 from tests.support.run_script import run_script
 
 FEW_STEPS = ["--max_steps", "3", "--logging_steps", "1", "--save_steps", "2", "--save_total_limit", "2"]
@@ -245,3 +245,49 @@ def test_a_push_carries_nothing_that_lies_in_the_folder_by_chance(hub, monkeypat
     _, error = run_script("push.py", [str(folder), "mine"], monkeypatch, capsys)
     assert error == ""
     assert not any(content == b"secret" for content in hub.files("tester/mine").values())
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_checkpoint_on_the_hub(tmp_path, few_questions):
+    """Prevents: a last-checkpoint that does not resume, because its files were changed or left out on the way."""
+    words = run_words(tmp_path, few_questions, "mine", "--hub_strategy", "checkpoint", "--save_steps", "1")
+    config = ["--config", "recipes/configs/tiny.yaml"]
+    with HubServer() as hub:
+        variables = environment(hub, home=tmp_path / "home")
+        run([sys.executable, "recipes/s2t_t2t.py", *config, *words], **variables)
+        first = hub.find("tester/mine").log[0]
+        pulled = {path: hub.store.read(blob) for path, blob in first.files.items()}
+    step = int(first.title.rpartition(" ")[2])
+    assert step < 3
+    assert not [path for path in pulled if "training_args" in path]
+    folder = tmp_path / f"checkpoint-{step}"
+    for path, content in pulled.items():
+        if path.startswith("last-checkpoint/"):
+            (folder / Path(path).name).parent.mkdir(exist_ok=True)
+            (folder / Path(path).name).write_bytes(content)
+    again = [word for word in run_words(tmp_path, few_questions, "again") if word != "--push_to_hub"]
+    done = run([sys.executable, "recipes/s2t_t2t.py", *config, *again, "--resume_from_checkpoint", str(folder)])
+    assert f"step {step} of 3" in done.stdout
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "mine" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_fine_tune_is_pushed_at_every_save_and_loaded_by_id(tmp_path, few_questions, processes):
+    """Prevents: shards of which an index promises more than there is, or two processes that both push."""
+    words = run_words(tmp_path, few_questions, "full", "--hub_strategy", "every_save", "--save_only_model", "true")
+    with HubServer() as hub:
+        variables = environment(hub, home=tmp_path / "home")
+        done = run_recipe("s2t_t2t.py", ["--config", "recipes/configs/tiny_full.yaml", *words], processes, **variables)
+        assert "pushed to " in done.stdout
+        titles = [commit.title for commit in hub.find("tester/full").log]
+        script = (
+            "import torch\nfrom transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker\n"
+            f"a, b = (Thinker.from_pretrained(name).state_dict() for name in ('tester/full', '{tmp_path}/full'))\n"
+            "assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)\n"
+        )
+        run([sys.executable, "-c", script], **{**variables, "HF_TOKEN": ""})
+    assert titles[0].startswith("Training in progress")
+    assert titles[-1] == "End of training"
+    assert len(titles) <= 3

@@ -82,7 +82,7 @@ def write_markdown(report: Mapping[str, Any]) -> str:
         for line in report.get("judge_free", [])
     ]
     notes.insert(0, f"Percent, with 95 % bootstrap intervals over questions; protocol {protocol}; gap = text - speech.")
-    return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
 def escape(cell: str) -> str:
