@@ -14,17 +14,15 @@ from dataclasses import dataclass
 
 import soundfile
 import torch
-from accelerate import PartialState
 from transformers import PreTrainedModel, TextStreamer
 from transformers.hf_argparser import HfArg
 
-from trainer_ext.arguments import ModelArguments
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.asking import encode_question, read_clip
 from trainer_ext.evaluation.generation import greedy_config, move_inputs
 from trainer_ext.export.merge import read_base_name
 from trainer_ext.loading.adapter import load_adapter
-from trainer_ext.loading.student import choose_attention, make_quantization, read_dtype
+from trainer_ext.loading.student import inference_options
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.base import SpeakingFamily, StudentFamily
@@ -100,25 +98,12 @@ def load(
     family: StudentFamily, base: str, revision: str | None, arguments: AskArguments
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Return the model to generate with, and its student with the adapter; without --speak they are the same."""
-    device = PartialState().device
-    dtype = read_dtype(arguments.dtype, family.config)
-    quantization = None
-    if arguments.load_in_4bit:
-        named_dtype = str(dtype).removeprefix("torch.")
-        nf4 = {"load_in_4bit": True, "use_peft": True, "use_bnb_nested_quant": True}
-        quantization = make_quantization(ModelArguments(base, dtype=named_dtype, **nf4), family)
-    options = {
-        "revision": revision,
-        "dtype": dtype,
-        "attn_implementation": choose_attention(device, dtype),
-        "quantization_config": quantization,
-        "device_map": {"": device},
-    }
+    if arguments.speak is not None and arguments.load_in_4bit:
+        raise ValueError("--speak needs the full model: leave out --load_in_4bit")
+    options = inference_options(family, arguments.dtype, revision, arguments.load_in_4bit)
     if arguments.speak is None:
         model = student = family.load_model(base, **options)
     else:
-        if quantization is not None:
-            raise ValueError("--speak needs the full model: leave out --load_in_4bit")
         model = family.load_speaking_model(base, **options)
         student = family.get_student(model)
     if arguments.adapter is not None:

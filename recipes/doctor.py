@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from peft import PeftConfig
 from transformers.hf_argparser import HfArg
 
@@ -31,7 +30,7 @@ from trainer_ext.loading.diagnosis import (
     read_versions,
     write_renamed,
 )
-from trainer_ext.loading.student import read_dtype
+from trainer_ext.loading.student import inference_options
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.base import StudentFamily
@@ -155,9 +154,7 @@ def find_fault(keys: KeyReport, values: WeightReport) -> str | None:
 
 def show_effect(arguments: DoctorArguments, family: StudentFamily, base: str, revision: str | None) -> str | None:
     """Print how far the logits move; returns a finding if they do not."""
-    device = PartialState().device
-    dtype = read_dtype(arguments.dtype, family.config)
-    model = family.load_model(base, revision=revision, dtype=dtype, device_map={"": device})
+    model = family.load_model(base, **inference_options(family, arguments.dtype, revision))
     try:
         adapted = load_adapter(model, arguments.adapter, arguments.adapter_revision)
     except ValueError as error:

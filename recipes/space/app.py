@@ -19,21 +19,19 @@ from typing import Any
 import gradio
 import torch
 import uvicorn
-from accelerate import PartialState
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from peft import PeftModel
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 from transformers.hf_argparser import HfArg
 
-from trainer_ext.arguments import ModelArguments
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.asking import encode_question, read_clip
 from trainer_ext.evaluation.generation import greedy_config, move_inputs
 from trainer_ext.export.merge import read_base_name
 from trainer_ext.hub.folders import PAGES
 from trainer_ext.loading.adapter import load_adapter
-from trainer_ext.loading.student import choose_attention, make_quantization, read_dtype
+from trainer_ext.loading.student import inference_options
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.base import StudentFamily
@@ -148,19 +146,7 @@ def load(arguments: SpaceArguments) -> TwoAnswers:
         raise ValueError(f"{arguments.adapter} names no base model: name it by --model_name_or_path")
     revision = arguments.model_revision or (named_revision if base == named else None)
     family = load_student_family(base, revision)
-    device, dtype = PartialState().device, read_dtype(arguments.dtype, family.config)
-    quantization = None
-    if arguments.load_in_4bit:
-        nf4 = {"load_in_4bit": True, "use_peft": True, "use_bnb_nested_quant": True}
-        quantization = make_quantization(ModelArguments(base, dtype=str(dtype).removeprefix("torch."), **nf4), family)
-    model = family.load_model(
-        base,
-        revision=revision,
-        dtype=dtype,
-        attn_implementation=choose_attention(device, dtype),
-        quantization_config=quantization,
-        device_map={"": device},
-    )
+    model = family.load_model(base, **inference_options(family, arguments.dtype, revision, arguments.load_in_4bit))
     return TwoAnswers(
         load_adapter(model, arguments.adapter, arguments.adapter_revision), family, arguments.max_new_tokens
     )

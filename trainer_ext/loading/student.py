@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -44,6 +45,29 @@ def load_student(arguments: ModelArguments, family: StudentFamily, sharded: bool
         check_not_quantized(model, quantization.llm_int8_skip_modules)
         keep_trainable_layout(model)
     return model
+
+
+def inference_options(
+    family: StudentFamily, dtype: str, revision: str | None, load_in_4bit: bool = False
+) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` for a student that only answers, on this process's device.
+
+    Args:
+        dtype: precision of the weights; "auto" is the checkpoint's own.
+    """
+    device, weights = PartialState().device, read_dtype(dtype, family.config)
+    quantization = None
+    if load_in_4bit:
+        named = str(weights).removeprefix("torch.")
+        nf4 = ModelArguments("student", dtype=named, load_in_4bit=True, use_peft=True, use_bnb_nested_quant=True)
+        quantization = make_quantization(nf4, family)
+    return {
+        "revision": revision,
+        "dtype": weights,
+        "attn_implementation": choose_attention(device, weights),
+        "quantization_config": quantization,
+        "device_map": {"": device},
+    }
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype) -> str | None:

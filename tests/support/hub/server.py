@@ -174,6 +174,14 @@ class Handler(JsonHandler):
             return None
         return repository
 
+    def find_writable(self, kind: str, repo_id: str) -> Repository | None:
+        """Return the repository; replies 403 to a token that may only read."""
+        repository = self.find_repository(kind, repo_id)
+        if repository is not None and not self.may_write():
+            self.reply(403, {"error": "Forbidden: you cannot write to this repository"})
+            return None
+        return repository
+
     def find_commit(self, repository: Repository, revision: str) -> Commit | None:
         commit = repository.find(revision)
         if commit is None:
@@ -219,12 +227,8 @@ class Handler(JsonHandler):
         self.reply(200, {"errors": [], "warnings": []})
 
     def auth_check(self, kind: str, repo_id: str, write: str | None) -> None:
-        if self.find_repository(kind, repo_id) is None:
-            return
-        if write and not self.may_write():
-            self.reply(403, {"error": "Forbidden: you cannot write to this repository"})
-            return
-        self.reply(200, {})
+        if (self.find_writable if write else self.find_repository)(kind, repo_id) is not None:
+            self.reply(200, {})
 
     def info(self, kind: str, repo_id: str, revision: str | None) -> None:
         repository = self.find_repository(kind, repo_id)
@@ -291,11 +295,8 @@ class Handler(JsonHandler):
 
     def preupload(self, kind: str, repo_id: str, branch: str) -> None:
         asked = json.loads(self.read_body())["files"]
-        repository = self.find_repository(kind, repo_id)
+        repository = self.find_writable(kind, repo_id)
         if repository is None:
-            return
-        if not self.may_write():
-            self.reply(403, {"error": "Forbidden: you cannot write to this repository"})
             return
         commit = self.find_commit(repository, branch)
         if commit is None:
@@ -346,11 +347,8 @@ class Handler(JsonHandler):
 
     def commit(self, kind: str, repo_id: str, branch: str) -> None:
         lines = [json.loads(line) for line in self.read_body().splitlines()]
-        repository = self.find_repository(kind, repo_id)
+        repository = self.find_writable(kind, repo_id)
         if repository is None:
-            return
-        if not self.may_write():
-            self.reply(403, {"error": "Forbidden: you cannot write to this repository"})
             return
         if self.find_commit(repository, branch) is None:
             return
