@@ -3,6 +3,9 @@
 import hashlib
 from pathlib import Path
 
+from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
+
 from data_builders.arguments import AnswerArguments
 from data_builders.storage.atomic import hash_file
 
@@ -26,11 +29,9 @@ def fingerprint_model(name_or_path: str, revision: str = "main") -> str:
     """Return `id@commit` of a Hub model, or a local folder's name with the hash of its weights."""
     folder = Path(name_or_path)
     if not folder.is_dir():
-        from transformers import AutoConfig
-
         # Without a network the cache's commit counts.
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-        return f"{name_or_path}@{config._commit_hash}"
+        config = cached_file(name_or_path, CONFIG_NAME, revision=revision)
+        return f"{name_or_path}@{extract_commit_hash(config, None)}"
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise ValueError(f"{folder} holds no safetensors weights")

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import SpaceCard
+from peft import LoraConfig, get_peft_model
 
 from data_builders.storage.dataset_folder import load_dataset_folder
 from tests.support.hub.client import environment, talk_to
@@ -65,7 +67,11 @@ def test_a_data_set_is_loaded_back_plain_and_streaming_with_its_bytes(built, tmp
     assert speech == str(ours.features["speech"]).replace("decode=False", "decode=True")
     joined = b"".join(row["speech"]["bytes"] + row["id"].encode() for row in ours)
     assert plain == hashlib.sha256(joined).hexdigest()
-    assert f'load_dataset("{DATA}"' in files["README.md"].decode()
+    snippet = re.findall(r"```python\n(.*?)```", files["README.md"].decode(), re.S)[0]
+    assert f'load_dataset("{DATA}"' in snippet
+    variables = environment(hub, token=None, home=tmp_path)
+    done = run([sys.executable, "-c", f"{snippet}\nprint(len(samples), rate_hz)"], **variables)
+    assert done.stdout.split()[1] == "16000"
 
 
 def test_a_pinned_revision_is_the_old_data(built, tmp_path, monkeypatch, capsys):
@@ -104,6 +110,28 @@ def test_soft_targets_are_loaded_by_id(built, tmp_path, monkeypatch, capsys):
     )
     assert set(hub.files(SOFT, "dataset")) == {"README.md", "data-00000-of-00001.arrow", "dataset_info.json"}
     assert "the 64 likeliest ids" in hub.files(SOFT, "dataset")["README.md"].decode().lower()
+
+
+@pytest.mark.parametrize("target", ["thinker", "omni"])
+def test_an_export_is_loaded_by_the_code_of_its_card(hub, tmp_path, tiny_omni, monkeypatch, capsys, target):
+    """Prevents: a merged model that only its maker can load; the full one needs the voices of its base."""
+    torch.manual_seed(0)
+    family = load_student_family(str(tiny_omni))
+    config = LoraConfig(target_modules=family.lora_target_modules, init_lora_weights=False)
+    model = family.load_model(str(tiny_omni), dtype=torch.float32)
+    get_peft_model(model, config).save_pretrained(str(tmp_path / "adapter"))
+    words = ["--trained", str(tmp_path / "adapter"), "--base", str(tiny_omni), "--target", target]
+    folder = tmp_path / f"my-{target}"
+    assert run_script("export_omni.py", [*words, "--output_dir", str(folder)], monkeypatch, capsys)[1] == ""
+    assert run_script("push.py", [str(folder), f"my-{target}"], monkeypatch, capsys)[1] == ""
+    files = hub.files(f"tester/my-{target}")
+    changed = {"README.md", "config.json"}
+    assert all(content == (folder / path).read_bytes() for path, content in files.items() if path not in changed)
+    assert {path.name for path in folder.iterdir()} - set(files) <= {".gitattributes"}
+    assert b"_name_or_path" not in files["config.json"]
+    snippet = re.findall(r"```python\n(.*?)```", files["README.md"].decode(), re.S)[0]
+    assert f'"tester/my-{target}"' in snippet
+    run([sys.executable, "-c", snippet], **environment(hub, token=None, home=tmp_path / "home"))
 
 
 def test_a_report_is_pushed_as_a_page(hub, monkeypatch, capsys, tmp_path):

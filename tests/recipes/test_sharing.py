@@ -178,6 +178,35 @@ def test_every_snippet_of_the_card_runs(shared, tmp_path, monkeypatch, capsys):
     assert f'vllm serve "{BASE}" --enable-lora' in shared.card
 
 
+def test_both_revisions_are_measured_by_id(shared, few_questions, monkeypatch, capsys, tmp_path):
+    """Prevents: an evaluation that takes the newest adapter for the one that was named."""
+    first = shared.hub.find(ADAPTER).log[0].oid
+    words = ["--model_name_or_path", BASE, "--adapters", f"{ADAPTER}@{first}", ADAPTER, "--dataset_name", few_questions]
+    words += ["--columns", "question=question", "reference=reference", "--dataset_split", "train", "--max_items", "3"]
+    words += ["--evaluator", "exact_answer", "--output_dir", str(tmp_path / "eval")]
+    with talk_to(shared.hub, monkeypatch):
+        _, error = run_script("eval_speech.py", words, monkeypatch, capsys)
+    assert error == ""
+    models = json.loads((tmp_path / "eval" / "report.json").read_text())["models"].values()
+    commits = [model["adapter_fingerprint"] for model in models if model.get("adapter")]
+    assert commits == [first, shared.hub.find(ADAPTER).head.oid]
+
+
+def test_scores_of_an_evaluation_go_into_the_card(shared, monkeypatch, capsys, tmp_path):
+    """Prevents: a benchmark's figures that are on nobody's page, or under another name than in the report."""
+    report = json.loads((shared.output / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    words = [str(shared.output), "scored", "--report", str(tmp_path), "--report_model", "after"]
+    with talk_to(shared.hub, monkeypatch):
+        assert run_script("push.py", words, monkeypatch, capsys)[1] == ""
+    card = ModelCard(shared.hub.files("tester/scored")["README.md"].decode())
+    assert len(card.data.eval_results) == 4
+    assert {result.metric_value for result in card.data.eval_results} == {
+        report["after"]["all"][name] for name in ("text", "speech")
+    }
+    assert "## Evaluation of `after`" in card.text
+
+
 def test_a_dry_run_lists_what_arrives(shared, monkeypatch, capsys):
     """Prevents: surprises in a repository."""
     with talk_to(shared.hub, monkeypatch):
@@ -206,8 +235,13 @@ def test_a_run_that_cannot_push_goes_on_and_names_the_command_that_pushes_later(
         for name in ("report.json", "scores.png", "resolved.yaml", "README.md", "adapter_model.safetensors"):
             assert (tmp_path / "mine" / name).stat().st_size > 0
         assert not list(tmp_path.rglob("*.partial"))
-        hub.refused.clear()
+        assert WRITE not in done.stdout + done.stderr
+        refused = run([sys.executable, "recipes/push.py", str(tmp_path / "mine"), "mine", "--traceback"], check=False,
+                      **environment(hub, home=tmp_path / "home"))  # fmt: skip
+        assert "Traceback" in refused.stderr
+        assert WRITE not in refused.stderr
         later = shlex.split(last.split("push it later by: ")[1])
+        hub.refused.clear()
         run([sys.executable, *later[1:]], **environment(hub, home=tmp_path / "home"))
         files = hub.files("tester/mine")
     assert files["adapter_model.safetensors"] == (tmp_path / "mine" / "adapter_model.safetensors").read_bytes()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.utils import CONFIG_NAME
 
 from data_builders.hub.contents import Contents
 from data_builders.hub.folders import DATASET, SOFT_TARGETS, FolderKind
@@ -41,6 +42,23 @@ def rewrite_run(folder: Path, contents: Contents) -> dict[str, bytes]:
         mine = {key: value for key, value in arguments.items() if not key.startswith(("push_to_hub", "hub_"))}
         changed[ARGUMENTS] = yaml.safe_dump(hide_places(mine)).encode()
     return changed
+
+
+def rewrite_model(folder: Path, contents: Contents) -> dict[str, bytes]:
+    """Return the files of a model that name places of this machine, without them."""
+    changed = rewrite_run(folder, contents)
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    plain = without_origin(config)
+    if plain != config:
+        changed[CONFIG_NAME] = (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode()
+    return changed
+
+
+def without_origin(config: Any) -> Any:
+    """Return a model's config, and those of its parts, without the folders that they were loaded from."""
+    if not isinstance(config, dict):
+        return config
+    return {key: without_origin(value) for key, value in config.items() if key != "_name_or_path"}
 
 
 def rewrite_report(folder: Path, _: Contents) -> dict[str, bytes]:
@@ -106,9 +124,10 @@ ADAPTER = FolderKind(
 )  # fmt: skip
 # `spk_dict.pt` has the base's voices, without which it does not speak; it is a copy of the published file.
 FULL_MODEL = FolderKind(
-    "full_model", "spk_dict.pt", [CARD, "README_base.md", "spk_dict.pt", "LICENSE", *WEIGHTS, *PROCESSOR]
-)
-MODEL = FolderKind("model", "model*.safetensors", [CARD, *WEIGHTS, *PROCESSOR, *RESULTS], rewrite=rewrite_run)
+    "full_model", "spk_dict.pt", [CARD, "README_base.md", "spk_dict.pt", "LICENSE", *WEIGHTS, *PROCESSOR],
+    rewrite=rewrite_model,
+)  # fmt: skip
+MODEL = FolderKind("model", "model*.safetensors", [CARD, *WEIGHTS, *PROCESSOR, *RESULTS], rewrite=rewrite_model)
 # A page to read and hear answers, as a static Space.
 REPORT = FolderKind(
     name="report",
