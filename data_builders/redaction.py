@@ -12,7 +12,7 @@ SHORTEST_SECRET = 8  # "none" is the key of a server without one
 
 def hide_credentials(url: str) -> str:
     """Return a URL without user and password."""
-    return re.sub(r"(?<=//)[^/@]*@", "", url)
+    return re.sub(r"(?<=//)\S*@", "", url)
 
 
 def hide_secrets(text: str) -> str:

@@ -87,7 +87,7 @@ def export(arguments: ExportArguments) -> None:
     patch = WeightPatch(weights, family.to_memory_name, trained, dtype)
 
     def add_card(folder: Path) -> None:
-        write_export_card(folder, output.name, target, trained, base, rank)
+        write_export_card(folder, output.name, arguments.target, target, trained, base, rank)
 
     if target.kind == "adapter":
         export_adapter(trained, base, target, output, add_card, arguments.trained_revision)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
-from data_builders.hub.folders import make_upload
+from data_builders.hub.folders import OWNER, make_upload, repository_name
 from data_builders.hub.ids import is_local
 from data_builders.hub.push import push
 from data_builders.hub.repository import CARD, Repository, claim_repository, with_owner
@@ -62,7 +62,7 @@ def main() -> None:
     folder = Path(arguments.folder)
     kind = find_kind(folder, arguments.kind)
     repository = Repository(
-        arguments.repository or folder.resolve().name,
+        arguments.repository or repository_name(folder),
         kind.repo_type,
         arguments.hub_private_repo,
         arguments.hub_revision,
@@ -77,7 +77,7 @@ def main() -> None:
     else:
         card = change_card(folder, arguments)
     if arguments.dry_run:
-        for line in make_upload(folder, kind, with_owner(repository).id, card, added).show():
+        for line in make_upload(folder, kind, name_offline(repository), card, added).show():
             print(line)
         return
     try:
@@ -88,6 +88,14 @@ def main() -> None:
         print(push(upload, repository, f"Push of {upload.contents.kind}"))
     except PushFailed as error:
         raise NotPushed(f"{error}. Run this again: what arrived is not sent twice") from error
+
+
+def name_offline(repository: Repository) -> str:
+    """Return the repository's full id; with a stand-in for the owner where nobody is logged in."""
+    try:
+        return with_owner(repository).id
+    except (PushRefused, PushFailed):
+        return f"{OWNER}/{repository.id}"
 
 
 def make_space(arguments: PushArguments, repository: Repository) -> tuple[str, dict[str, Path | bytes]]:

@@ -39,7 +39,7 @@ write_dataset_card(folder / "data", settings, None, {"train": 1}, counts, {"wer"
 config = CrossModalDistillConfig(output_dir="out", report_to="none", use_cpu=True, bf16=False)
 write_model_card(folder / "model", RunFacts("student", use_peft=True), config, family)
 for name, target in family.export_targets.items():
-    write_export_card(folder / "export", "export", target, "adapter", "base", 16)
+    write_export_card(folder / "export", "export", name, target, "adapter", "base", 16)
 """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from data_builders.hub.folders import keep_on_disk, make_upload
+from data_builders.hub.folders import keep_on_disk, make_upload, repository_name
 from data_builders.hub.ids import public_name
 from data_builders.hub.push import Upload, check_upload, push
 from data_builders.hub.repository import CARD, Repository, claim_repository
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def name_repository(args: CrossModalDistillConfig) -> Repository:
     """Return the repository that a run's arguments name; the name of its folder where none is named."""
     return Repository(
-        args.hub_model_id or Path(args.output_dir).resolve().name,
+        args.hub_model_id or repository_name(Path(args.output_dir)),
         private=args.hub_private_repo,
         branch=args.hub_revision,
         overwrite=args.overwrite_repository,

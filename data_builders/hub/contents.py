@@ -1,5 +1,6 @@
 """The contents of a repository, recorded in its card, so that a push does not replace something else."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,24 @@ def read_contents(card: str) -> Contents | None:
     if not isinstance(found, dict) or not {"kind", "of"} <= found.keys():
         return None
     return Contents(str(found["kind"]), str(found["of"]))
+
+
+def sign_card(card: str) -> str:
+    """Return a card with the hash of its text among its metadata, by which an edit on the Hub is known."""
+    signed = RepoCard(card)
+    signed.data[METADATA_KEY] = {**signed.data.get(METADATA_KEY), "text": hash_text(signed.text)}
+    return str(signed)
+
+
+def is_edited(card: str) -> bool:
+    """Tell whether the text of a signed card was changed since it was pushed."""
+    found = read_metadata(card).get(METADATA_KEY)
+    signature = found.get("text") if isinstance(found, dict) else None
+    return signature is not None and signature != hash_text(RepoCard(card, ignore_metadata_errors=True).text)
+
+
+def hash_text(text: str) -> str:
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:16]
 
 
 def is_bare(card: str) -> bool:

@@ -4,18 +4,20 @@ Large files are uploaded first. Those that the Hub has already are not sent agai
 """
 
 import fnmatch
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, get_token
 
-from data_builders.hub.contents import Contents, read_contents
+from data_builders.hub.contents import NEW_REPOSITORY, Contents, read_contents
 from data_builders.hub.repository import CARD, Repository, list_files, read_head
 from data_builders.hub.requests import PushFailed, PushRefused, retry
 
 TEXT_FILES = (".md", ".json", ".yaml", ".txt", ".py", ".html")
-SEARCHED_BYTES = 20_000_000
+TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+BLOCK_BYTES, OVERLAP_BYTES = 1 << 22, 1 << 10
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,17 @@ class UploadFile:
 
     def read(self) -> bytes:
         return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
+
+    def read_blocks(self) -> Iterator[bytes]:
+        """Yield the content in blocks that overlap."""
+        if isinstance(self.source, bytes):
+            yield self.source
+            return
+        with self.source.open("rb") as stream:
+            last = b""
+            while block := stream.read(BLOCK_BYTES):
+                yield last + block
+                last = block[-OVERLAP_BYTES:]
 
 
 @dataclass(frozen=True)
@@ -56,12 +69,19 @@ class Upload:
 
 
 def collect_files(folder: Path, patterns: Sequence[str]) -> list[UploadFile]:
-    """Return the files of a folder that an allow-list names; links out of the folder are not followed."""
+    """Return the files of a folder that an allow-list names.
+
+    Raises:
+        PushRefused: one of them is a link out of the folder, or to nothing.
+    """
     found = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and matches(name, patterns) and path.resolve().is_relative_to(folder.resolve()):
-            found.append(UploadFile(name, path))
+        if not matches(name, patterns) or path.is_dir():
+            continue
+        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+            raise PushRefused(f"{path} is a link out of its folder: put the file itself there")
+        found.append(UploadFile(name, path))
     return found
 
 
@@ -85,16 +105,20 @@ def check_upload(upload: Upload, folder: Path) -> None:
     files = {file.path: file for file in upload.files}
     if CARD not in files or read_contents(files[CARD].read().decode()) != upload.contents:
         raise PushRefused(f"{folder} has no {CARD} that says it holds {upload.contents}")
-    token = get_token()
     places = [f"{path}/".encode() for path in {folder.resolve(), Path.cwd(), Path.home()} if path != Path("/")]
     for file in upload.files:
-        if not file.path.endswith(TEXT_FILES) or file.size > SEARCHED_BYTES:
-            continue
-        content = file.read()
-        if token and token.encode() in content:
-            raise PushRefused(f"{file.path} contains the token of this session: take it out, and revoke the token")
-        if found := next((place for place in places if place in content), None):
-            raise PushRefused(f"{file.path} names a folder of this machine ({found.decode()}): take it out")
+        if file.path.endswith(TEXT_FILES):
+            for block in file.read_blocks():
+                check_block(file.path, block, places)
+
+
+def check_block(name: str, block: bytes, places: Sequence[bytes]) -> None:
+    """Raise PushRefused for a part of a text file with a token or a path of this machine."""
+    token = get_token()
+    if (token and token.encode() in block) or TOKEN.search(block):
+        raise PushRefused(f"{name} contains a token of the Hub: take it out, and revoke the token")
+    if found := next((place for place in places if place in block), None):
+        raise PushRefused(f"{name} names a folder of this machine ({found.decode()}): take it out")
 
 
 def push(upload: Upload, repository: Repository, message: str) -> str:
@@ -114,7 +138,8 @@ def push(upload: Upload, repository: Repository, message: str) -> str:
         if head is None:
             raise PushRefused(f"{repository.id} is gone, or may not be read any more with this token")
         ours = {file.path for file in upload.files}
-        stale = [path for path in head.files if path not in ours and matches(path, upload.managed)]
+        others = [path for path in head.files if path not in ours and path not in NEW_REPOSITORY]
+        stale = [path for path in others if not head.is_ours or matches(path, upload.managed)]
         operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
             *(CommitOperationDelete(path, is_folder=False) for path in stale),
             *(CommitOperationAdd(file.path, file.source) for file in upload.files),

@@ -1,12 +1,14 @@
 """A repository to push to: rights and contents are checked before any work, and again before the commit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from data_builders.hub.contents import NEW_REPOSITORY, Contents, describe_card, is_bare, read_contents
+from data_builders.hub.contents import NEW_REPOSITORY, Contents, describe_card, is_bare, is_edited, read_contents
 from data_builders.hub.requests import PushRefused, retry
 
 CARD = "README.md"
@@ -45,7 +47,7 @@ def claim_repository(repository: Repository, contents: Contents) -> Repository:
         PushFailed: the Hub does not answer.
     """
     api = HfApi()
-    account = retry(api.whoami, "the Hub")
+    account = retry(read_account, "the Hub")
     access = account.get("auth", {}).get("accessToken", {})
     if access.get("role") == "read":
         raise PushRefused(
@@ -54,8 +56,9 @@ def claim_repository(repository: Repository, contents: Contents) -> Repository:
         )
     repository = with_owner(repository, account["name"])
     if read_head(repository, contents) is None:
+        if repository.branch:  # it will have the files of main
+            read_head(replace(repository, branch=None), contents)
         retry(lambda: create(api, repository), repository.id)
-        read_head(repository, contents)  # a new branch has the files of main
     else:
         retry(lambda: api.auth_check(repository.id, repo_type=repository.type, write=True), repository.id)
     return repository
@@ -69,8 +72,20 @@ def with_owner(repository: Repository, owner: str | None = None) -> Repository:
     """
     if "/" in repository.id:
         return repository
-    owner = owner or retry(HfApi().whoami, "the Hub")["name"]
+    owner = owner or retry(read_account, "the Hub")["name"]
     return replace(repository, id=f"{owner}/{repository.id}")
+
+
+def read_account() -> dict[str, Any]:
+    """Return the account of the token.
+
+    Raises:
+        ConnectionError: the reply is no account's, as of a proxy that asks to log in.
+    """
+    account = HfApi().whoami()
+    if not isinstance(account, dict) or "name" not in account:
+        raise ConnectionError("the reply to whoami is not the Hub's")
+    return account
 
 
 def create(api: HfApi, repository: Repository) -> None:
@@ -88,10 +103,16 @@ def create(api: HfApi, repository: Repository) -> None:
 
 @dataclass(frozen=True)
 class Head:
-    """A branch's newest commit, and its files with their sizes."""
+    """A branch's newest commit.
+
+    Attributes:
+        files: path -> bytes.
+        is_ours: it holds what is to be pushed, in an earlier version, or nothing.
+    """
 
     commit: str
     files: dict[str, int]
+    is_ours: bool
 
 
 def read_head(repository: Repository, contents: Contents) -> Head | None:
@@ -114,10 +135,13 @@ def read_head(repository: Repository, contents: Contents) -> Head | None:
                 "another repository"
             )
         assert info.sha is not None
-        head = Head(info.sha, list_files(api, repository, info.sha))
-        if not repository.overwrite:
-            check_contents(api, repository, head, contents)
-        return head
+        files = list_files(api, repository, info.sha)
+        other = find_other_contents(api, repository, info.sha, files, contents)
+        if other is not None and not repository.overwrite:
+            raise PushRefused(
+                f"{repository.id} {other}: name another repository, or add --overwrite_repository true to replace it"
+            )
+        return Head(info.sha, files, other is None)
 
     return retry(read, repository.id)
 
@@ -128,20 +152,22 @@ def list_files(api: HfApi, repository: Repository, revision: str) -> dict[str, i
     return {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
 
 
-def check_contents(api: HfApi, repository: Repository, head: Head, contents: Contents) -> None:
-    """Raise PushRefused if a repository holds something else than what is to be pushed."""
-    files = head.files.keys() - {*NEW_REPOSITORY}
-    if not files:
-        return
-    found = f"{len(files)} files without a card"
-    if CARD in files:
-        file = api.hf_hub_download(repository.id, CARD, repo_type=repository.type, revision=head.commit)
-        card = Path(file).read_text(encoding="utf-8")
-        held = read_contents(card)
-        if held == contents or (files == {CARD} and is_bare(card)):
-            return
-        found = describe_card(card) if held is None else str(held)
-    raise PushRefused(
-        f"{repository.id} holds something else ({found}) than {contents}: name another repository, or add "
-        "--overwrite_repository true to replace it"
-    )
+def find_other_contents(
+    api: HfApi, repository: Repository, commit: str, files: Mapping[str, int], contents: Contents
+) -> str | None:
+    """Return what a repository holds that a push would not replace, as the end of a sentence; None for nothing."""
+    named = files.keys() - {*NEW_REPOSITORY}
+    if not named:
+        return None
+    if CARD not in named:
+        return f"holds something else ({len(named)} files without a card) than {contents}"
+    file = api.hf_hub_download(repository.id, CARD, repo_type=repository.type, revision=commit)
+    card = Path(file).read_text(encoding="utf-8")
+    held = read_contents(card)
+    if held != contents:
+        if named == {CARD} and is_bare(card):
+            return None
+        return f"holds something else ({describe_card(card) if held is None else held}) than {contents}"
+    if is_edited(card):
+        return "has a card that was edited there, which would be lost (copy the text first)"
+    return None

@@ -6,6 +6,7 @@ commit. Here a whole step is tried again; it must be one that can be repeated.
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -28,6 +29,7 @@ LONGEST_WAIT_SECONDS = 300.0
 # Time-outs, a commit that came in between, rate limits; and all from 500.
 TRANSIENT_STATUS_CODES = (408, 409, 412, 429)
 MESSAGE_CHARACTERS = 300
+RESET = re.compile(r"\bt=(\d+)")  # seconds: `ratelimit: "api";r=0;t=200`
 
 Result = TypeVar("Result")
 
@@ -67,7 +69,9 @@ def retry(step: Callable[[], Result], place: str) -> Result:
                 raise
             if attempt == ATTEMPTS:
                 raise PushFailed(f"{place}: {ATTEMPTS} attempts failed, at last with {summarize(error)}") from error
-            seconds = min(read_retry_after(causes) or 2.0**attempt, LONGEST_WAIT_SECONDS)
+            seconds = read_retry_after(causes) or 2.0**attempt
+            if seconds > LONGEST_WAIT_SECONDS:
+                raise PushFailed(f"{place} asks to wait {seconds / 60:.0f} minutes ({summarize(error)})") from error
             logger.warning(f"{place}: {summarize(error)}; trying again in {seconds:g} s")
             time.sleep(seconds)
     raise AssertionError("unreachable")
@@ -97,7 +101,8 @@ def read_retry_after(causes: list[BaseException]) -> float | None:
     for error in causes:
         if isinstance(error, HfHubHTTPError):
             value = error.response.headers.get("Retry-After", "")
-            return float(value) if value.isdecimal() else None
+            reset = RESET.search(error.response.headers.get("ratelimit", ""))
+            return float(value) if value.isdecimal() else float(reset[1]) + 1 if reset else None
     return None
 
 
@@ -107,13 +112,13 @@ def explain(error: BaseException, place: str) -> str:
     if isinstance(error, LocalTokenNotFoundError):
         return "not logged in to the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write"
     if isinstance(error, OfflineModeIsEnabled):
-        return "the Hub cannot be reached: HF_HUB_OFFLINE is set. Unset it, or leave out push_to_hub"
+        return "the Hub cannot be reached, because HF_HUB_OFFLINE is set: unset it to push"
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, RevisionNotFoundError):
         return f"{place} has no such branch: make it on its page, or leave out hub_revision"
     if status == 401 or isinstance(error, RepositoryNotFoundError):
         return (
-            f"{place} is not found with this token, or the token is not valid any more: run `hf auth login`, or set "
+            f"{place} does not know this token, or nothing of this name for it: run `hf auth login`, or set "
             "HF_TOKEN to a token that may write there"
         )
     if status == 403:

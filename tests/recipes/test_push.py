@@ -4,11 +4,12 @@ import hashlib
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import SpaceCard
+from huggingface_hub import ModelCard, SpaceCard
 from peft import LoraConfig, get_peft_model
 
 from data_builders.storage.dataset_folder import load_dataset_folder
@@ -17,6 +18,8 @@ from tests.support.hub.server import HubServer
 from tests.support.lab import STUDENT, TEACHER, write_every
 from tests.support.processes import run
 from tests.support.run_script import run_script
+from trainer_ext.arguments import CrossModalDistillConfig
+from trainer_ext.hub.model_card import RunFacts, name_base, write_model_card
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.teachers.stored import SoftTargets
 
@@ -132,6 +135,37 @@ def test_an_export_is_loaded_by_the_code_of_its_card(hub, tmp_path, tiny_omni, m
     snippet = re.findall(r"```python\n(.*?)```", files["README.md"].decode(), re.S)[0]
     assert f'"tester/my-{target}"' in snippet
     run([sys.executable, "-c", snippet], **environment(hub, token=None, home=tmp_path / "home"))
+
+
+def test_a_local_base_gets_its_name_on_the_hub(tmp_path):
+    """Prevents: a card that calls its base local and public in one breath."""
+    facts = RunFacts("student", use_peft=True)
+    config = CrossModalDistillConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False)
+    write_model_card(tmp_path, facts, config, load_student_family(STUDENT))
+    named = name_base((tmp_path / "README.md").read_text(), "Qwen/Qwen2.5-Omni-3B")
+    public = replace(facts, base_model="Qwen/Qwen2.5-Omni-3B")
+    write_model_card(tmp_path, public, config, load_student_family(STUDENT))
+    assert ModelCard(named).text == ModelCard((tmp_path / "README.md").read_text()).text
+    assert ModelCard(named).data.to_dict() == ModelCard((tmp_path / "README.md").read_text()).data.to_dict()
+
+
+def test_an_export_for_another_program_does_not_replace_the_adapter(hub, tmp_path, shared_adapter, monkeypatch, capsys):
+    """Prevents: names that vLLM alone knows, in place of those that everybody loads."""
+    words = ["--trained", str(shared_adapter), "--target", "vllm_adapter", "--output_dir", str(tmp_path / "vllm")]
+    assert run_script("export_omni.py", words, monkeypatch, capsys)[1] == ""
+    assert run_script("push.py", [str(tmp_path / "vllm"), "first"], monkeypatch, capsys)[1] == ""
+    hub.create("tester/mine", README__md="---\ncrossmodal_kd:\n  kind: adapter\n  of: student\n---\n# mine\n")
+    _, error = run_script("push.py", [str(tmp_path / "vllm"), "mine"], monkeypatch, capsys)
+    assert "holds something else (adapter of student) than vllm_adapter of student" in error
+
+
+@pytest.fixture
+def shared_adapter(tmp_path) -> Path:
+    torch.manual_seed(0)
+    family = load_student_family(STUDENT)
+    config = LoraConfig(target_modules=family.lora_target_modules, init_lora_weights=False)
+    get_peft_model(family.load_model(STUDENT, dtype=torch.float32), config).save_pretrained(str(tmp_path / "lora"))
+    return tmp_path / "lora"
 
 
 def test_a_report_is_pushed_as_a_page(hub, monkeypatch, capsys, tmp_path):

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, SpaceCardData
 from data_builders.hub.contents import Contents
 from data_builders.hub.requests import PushRefused
 from trainer_ext.evaluation.tables import make_model_index, write_markdown
-from trainer_ext.hub.folders import PAGES
+from trainer_ext.hub.folders import PAGES, hide_places
 
 BEFORE_SECTION = "## Use\n"
 TEXT = """---
@@ -27,7 +27,7 @@ Made by `recipes/eval_speech.py` of crossmodal-kd {version}.
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """Return the content of report.json.
+    """Return the content of report.json, without places of this machine.
 
     Raises:
         PushRefused: there is none.
@@ -35,7 +35,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     file = folder / "report.json"
     if not file.is_file():
         raise PushRefused(f"{folder} has no report.json: name a folder of recipes/eval_speech.py")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return hide_places(json.loads(file.read_text(encoding="utf-8")))
 
 
 def make_report_card(folder: Path) -> str:
@@ -68,7 +68,9 @@ def add_report(card_text: str, folder: Path, model: str | None = None) -> str:
     card = ModelCard(card_text)
     results = make_model_index(report, label)
     title = next((line[2:] for line in card.text.splitlines() if line.startswith("# ")), "model")
-    card.data["eval_results"] = [*(card.data.get("eval_results") or []), *results]
+    ours = {(result.dataset_name, result.metric_name) for result in results}
+    others = [r for r in card.data.get("eval_results") or [] if (r.dataset_name, r.metric_name) not in ours]
+    card.data["eval_results"] = [*others, *results]
     card.data["model_name"] = card.data.get("model_name") or title
     section = f"## Evaluation of `{label}`\n\n{write_markdown(report)}\n"
     before, found, after = card.text.partition(BEFORE_SECTION)

@@ -39,7 +39,11 @@ def rewrite_run(folder: Path, contents: Contents) -> dict[str, bytes]:
         changed[ADAPTER_CONFIG] = rename_base(config.read_bytes(), contents.of)
     if (folder / ARGUMENTS).is_file():
         arguments = yaml.safe_load((folder / ARGUMENTS).read_text(encoding="utf-8"))
-        mine = {key: value for key, value in arguments.items() if not key.startswith(("push_to_hub", "hub_"))}
+        mine = {
+            key: value
+            for key, value in arguments.items()
+            if not key.startswith(("push_to_hub", "hub_")) and not key.endswith("_base_url")
+        }
         changed[ARGUMENTS] = yaml.safe_dump(hide_places(mine)).encode()
     return changed
 
@@ -76,12 +80,12 @@ def rename_base(adapter_config: bytes, base_model: str) -> bytes:
 
 
 def hide_places(value: Any) -> Any:
-    """Return arguments with the last part of absolute paths, and URLs without user and password."""
+    """Return arguments with the last part of paths of this machine, and URLs without user and password."""
     if isinstance(value, dict):
-        return {key: hide_places(item) for key, item in value.items()}
+        return {hide_places(key): hide_places(item) for key, item in value.items()}
     if isinstance(value, list):
         return [hide_places(item) for item in value]
-    if isinstance(value, str) and value.startswith("/"):
+    if isinstance(value, str) and value.startswith(("/", "~", "../", "file:")):
         return Path(value).name
     return hide_credentials(value) if isinstance(value, str) else value
 
@@ -119,20 +123,36 @@ def file_hash(file: UploadFile, of_disk: str) -> str:
 
 
 ADAPTER = FolderKind(
-    "adapter", ADAPTER_CONFIG, [CARD, ADAPTER_CONFIG, "adapter_model.safetensors", *PROCESSOR, *RESULTS],
+    name="adapter",
+    marker=ADAPTER_CONFIG,
+    patterns=[CARD, ADAPTER_CONFIG, "adapter_model.safetensors", *PROCESSOR, *RESULTS],
+    required=["adapter_model.safetensors"],
+    contents=["omni_adapter", "vllm_adapter"],
     rewrite=rewrite_run,
-)  # fmt: skip
+)
 # `spk_dict.pt` has the base's voices, without which it does not speak; it is a copy of the published file.
 FULL_MODEL = FolderKind(
-    "full_model", "spk_dict.pt", [CARD, "README_base.md", "spk_dict.pt", "LICENSE", *WEIGHTS, *PROCESSOR],
+    name="full_model",
+    marker="spk_dict.pt",
+    patterns=[CARD, "README_base.md", "spk_dict.pt", "LICENSE", *WEIGHTS, *PROCESSOR],
+    required=[CONFIG_NAME, "model*.safetensors"],
+    contents=["omni"],
     rewrite=rewrite_model,
-)  # fmt: skip
-MODEL = FolderKind("model", "model*.safetensors", [CARD, *WEIGHTS, *PROCESSOR, *RESULTS], rewrite=rewrite_model)
+)
+MODEL = FolderKind(
+    name="model",
+    marker="model*.safetensors",
+    patterns=[CARD, *WEIGHTS, *PROCESSOR, *RESULTS],
+    required=[CONFIG_NAME, "model*.safetensors"],
+    contents=["thinker"],
+    rewrite=rewrite_model,
+)
 # A page to read and hear answers, as a static Space.
 REPORT = FolderKind(
     name="report",
     marker="index.html",
     patterns=[CARD, *PAGES, "report.json", "report.md", "*.png"],
+    required=["report.json"],
     repo_type="space",
     space_sdk="static",
     rewrite=rewrite_report,
@@ -141,6 +161,7 @@ SPACE = FolderKind(
     name="space",
     marker="app.py",
     patterns=[CARD, "app.py", "requirements.txt", "space.yaml", "report/*", "trainer_ext/**", "data_builders/**"],
+    required=["app.py", "requirements.txt"],
     repo_type="space",
     space_sdk="gradio",
 )
@@ -156,6 +177,8 @@ def find_kind(folder: Path, named: str | None = None) -> FolderKind:
     if not folder.is_dir():
         raise PushRefused(f"there is no folder {folder}")
     if named is not None:
+        if named != REPORT.name and not KINDS[named].fits(folder):
+            raise PushRefused(f"{folder} is no {named}: it has no {KINDS[named].marker}")
         return KINDS[named]
     kind = next((kind for kind in KINDS.values() if kind.fits(folder)), None)
     if kind is None:

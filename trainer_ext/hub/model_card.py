@@ -21,6 +21,7 @@ from trainer_ext.supported_arguments import WITHOUT_EFFECT_ON_WEIGHTS, default_o
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 EXPORT_TEMPLATE = Path(__file__).with_name("export_card_template.md")
+NO_ID = " (a local model without an id on the Hub)"
 PICTURES = {"scores.png": "scores by topic", "gaps.png": "text minus speech", "loss.png": "loss"}
 # Settings that the card names in a sentence or a row of its own, or that say nothing of the result.
 TOLD_ELSEWHERE = {
@@ -123,6 +124,7 @@ def write_model_card(
         name=name,
         source=local_id(Path(name)),
         base_is_public=base_is_public,
+        no_id=NO_ID,
         facts=facts,
         training=training,
         changed=list_changed(training),
@@ -149,20 +151,39 @@ def name_base(card_text: str, base_model: str) -> str:
     known = card.data.to_dict().get(METADATA_KEY, {})
     card.data["base_model"] = base_model
     card.data[METADATA_KEY] = {**known, "of": base_model}
-    for mark in ('"', "`"):
-        card.text = card.text.replace(f"{mark}{known.get('of')}{mark}", f"{mark}{base_model}{mark}")
+    is_adapter = card.data.get("library_name") == "peft"
+    card.data["base_model_relation"] = "adapter" if is_adapter else "finetune"
+    name = known.get("of")
+    for old, new in (
+        (NO_ID, ""),
+        (f' --model_name_or_path "{name}" --question', " --question"),  # the adapter names it
+        (f'"{name}"', f'"{base_model}"'),
+        (f"`{name}`", f"`{base_model}`"),
+        (f"| base | {name} |", f"| base | {base_model} |"),
+    ):
+        card.text = card.text.replace(old, new)
     return str(card)
 
 
 def write_export_card(
-    folder: Path, name: str, target: ExportTarget, trained: str, base: str, max_lora_rank: int | None = None
+    folder: Path,
+    name: str,
+    target_name: str,
+    target: ExportTarget,
+    trained: str,
+    base: str,
+    max_lora_rank: int | None = None,
 ) -> None:
-    """Write README.md into an export; the base's own, copied with a full model, becomes README_base.md."""
+    """Write README.md into an export; the base's own, copied with a full model, becomes README_base.md.
+
+    Args:
+        name: of the export.
+        target_name: of its form, which tells it from a run's own result.
+    """
     card = folder / "README.md"
     if card.exists():
         card.rename(folder / "README_base.md")
     is_adapter = target.kind == "adapter"
-    kind = {"adapter": "adapter", "student": "model", "full_model": "full_model"}[target.kind]
     trained, base = public_name(trained), public_name(base)
     data = ModelCardData(
         base_model=base if "/" in base else None,
@@ -170,7 +191,7 @@ def write_export_card(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag=target.pipeline_tag,
         tags=["cross-modal-distillation", "speech", *(["lora"] if is_adapter else [])],
-        **Contents(kind, base).to_metadata(),
+        **Contents(target_name, base).to_metadata(),
     )
     content = ModelCard.from_template(
         data,

@@ -2,13 +2,18 @@
 
 import logging
 import re
+import time
 
+import httpx2
 import pytest
+from huggingface_hub.utils import hf_raise_for_status
 
-from data_builders.hub.contents import Contents
-from data_builders.hub.push import Upload, UploadFile, check_upload, collect_files, push
+from data_builders.hub.contents import Contents, sign_card
+from data_builders.hub.folders import DATASET
+from data_builders.hub.folders import make_upload as make_upload_of_folder
+from data_builders.hub.push import BLOCK_BYTES, Upload, UploadFile, check_upload, collect_files, push
 from data_builders.hub.repository import Repository, claim_repository
-from data_builders.hub.requests import PushFailed, PushRefused
+from data_builders.hub.requests import PushFailed, PushRefused, retry
 from tests.support.hub.server import FAULTS, FINE_GRAINED, READ, WRITE
 
 ADAPTER = Contents("adapter", "Qwen/Qwen2.5-Omni-3B")
@@ -97,7 +102,7 @@ def test_a_push_that_fails_leaves_the_old_or_the_new_and_a_rerun_completes_it(hu
     ("token", "message"),
     [
         ("", "not logged in to the Hub: run `hf auth login`"),
-        ("hf_unknown", "is not valid any more: run `hf auth login`"),
+        ("hf_unknown", "the Hub does not know this token"),
         (READ, "'a read token' of tester may only read: make one that may write"),
         (FINE_GRAINED, "the token may not write to tester/mine"),
     ],
@@ -163,21 +168,110 @@ def test_an_allow_list_takes_what_it_names_and_nothing_else(tmp_path):
     for name in ("a.json", ".env", "wandb/run.json", "notes/a.json", "checkpoint-2/a.json", "data/b.parquet"):
         (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "f" / name).write_text("x")
-    (tmp_path / "secret.json").write_text("x")
-    (tmp_path / "f" / "link.json").symlink_to(tmp_path / "secret.json")
     found = collect_files(tmp_path / "f", ["*.json", "data/*.parquet"])
     assert [file.path for file in found] == ["a.json", "data/b.parquet"]
     assert [file.path for file in collect_files(tmp_path / "f", ["notes/**"])] == ["notes/a.json"]
 
 
+def test_a_link_out_of_the_folder_is_named(tmp_path):
+    """Prevents: files of other places on the Hub, or weights that are left out, and deleted there, because they lie
+    on another disk.
+    """
+    (tmp_path / "f").mkdir()
+    (tmp_path / "secret.json").write_text("x")
+    (tmp_path / "f" / "link.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(PushRefused, match=r"link\.json is a link out of its folder"):
+        collect_files(tmp_path / "f", ["*.json"])
+
+
+def test_an_edit_of_the_card_on_the_hub_is_not_lost(hub):
+    """Prevents: a text that somebody wrote on the website, gone with the next push."""
+    upload = make_upload()
+    signed = [UploadFile(f.path, sign_card(f.read().decode()).encode()) if f.path == "README.md" else f
+              for f in upload.files]  # fmt: skip
+    upload = Upload(ADAPTER, signed, MANAGED)
+    run_push(upload)
+    run_push(upload)
+    text = hub.files("tester/mine")["README.md"].decode() + "\nIt likes tea.\n"
+    hub.create("tester/mine", README__md=text)
+    with pytest.raises(PushRefused, match="has a card that was edited there"):
+        run_push(upload)
+    assert "tea" in hub.files("tester/mine")["README.md"].decode()
+    run_push(upload, overwrite=True)
+    assert "tea" not in hub.files("tester/mine")["README.md"].decode()
+
+
+def test_what_is_replaced_is_gone_and_a_license_stays(hub):
+    """Prevents: `config.json` of a full model beside an adapter, which loaders would take for the model."""
+    hub.create("tester/mine", README__md="# Cats\n", config__bin="x", LICENSE="MIT")
+    upload = make_upload()
+    run_push(upload, overwrite=True)
+    assert hub.files("tester/mine") == {**contents_of(upload), "LICENSE": b"MIT"}
+
+
+def test_no_branch_is_made_in_a_repository_of_something_else(hub):
+    """Prevents: traces of a refused push in other people's repositories."""
+    hub.create("tester/mine", README__md="# Cats\n")
+    with pytest.raises(PushRefused, match="holds something else"):
+        run_push(make_upload(), branch="dev")
+    assert list(hub.find("tester/mine").branches) == ["main"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "waited"), [({"Retry-After": "40"}, 40.0), ({"ratelimit": '"api";r=0;t=200'}, 201.0), ({}, 2.0)]
+)
+def test_a_server_is_given_the_time_that_it_asks_for(monkeypatch, headers, waited):
+    """Prevents: attempts that are all inside of one rate limit."""
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    replies = iter([429, 200])
+    assert retry(lambda: respond(next(replies), headers), "the Hub") == "done"
+    assert waits == [waited]
+
+
+def test_a_server_that_asks_for_an_hour_is_told_at_once(monkeypatch):
+    """Prevents: twenty minutes of waits that cannot help."""
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited"))
+    with pytest.raises(PushFailed, match="asks to wait 60 minutes"):
+        retry(lambda: respond(429, {"Retry-After": "3600"}), "the Hub")
+
+
+def respond(status: int, headers: dict[str, str]) -> str:
+    """Return "done", or raise what `huggingface_hub` raises for a status."""
+    request = httpx2.Request("GET", "http://127.0.0.1/api")
+    hf_raise_for_status(httpx2.Response(status, headers=headers, request=request))
+    return "done"
+
+
+@pytest.mark.parametrize(
+    ("files", "contents", "message"),
+    [
+        ({"data/a.parquet": b"x"}, Contents("adapter", "x"), "is no dataset: its card says that it holds adapter of x"),
+        ({}, Contents("dataset", "x"), r"has no data/\*\.parquet, without which nobody can use it"),
+    ],
+)
+def test_a_folder_without_what_its_kind_needs_is_refused(tmp_path, files, contents, message):
+    """Prevents: a repository without weights, and the deletion of those that were there."""
+    (tmp_path / "README.md").write_bytes(card(contents))
+    for path, content in files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    with pytest.raises(PushRefused, match=message):
+        make_upload_of_folder(tmp_path, DATASET, "me/x")
+
+
 def test_a_text_with_the_token_or_a_path_of_this_machine_is_not_pushed(hub, tmp_path):
     """Prevents: a token in a config that a server repeated, and strangers who read the names of folders."""
-    with pytest.raises(PushRefused, match=r"settings\.json contains the token"):
+    with pytest.raises(PushRefused, match=r"settings\.json contains a token"):
         check_upload(make_upload(settings__json=f'"{WRITE}"'.encode()), tmp_path)
     with pytest.raises(PushRefused, match=r"settings\.json names a folder of this machine"):
         check_upload(make_upload(settings__json=f'"{tmp_path}/x"'.encode()), tmp_path)
     with pytest.raises(PushRefused, match=r"has no README\.md that says"):
         check_upload(Upload(Contents("model", "x"), make_upload().files, MANAGED), tmp_path)
+    (tmp_path / "page.html").write_bytes(b" " * (BLOCK_BYTES - 10) + WRITE.encode())  # across two blocks
+    page = UploadFile("page.html", tmp_path / "page.html")
+    with pytest.raises(PushRefused, match=r"page\.html contains a token"):
+        check_upload(Upload(ADAPTER, [*make_upload().files, page], MANAGED), tmp_path)
     check_upload(make_upload(), tmp_path)
 
 
