@@ -8,6 +8,7 @@
 For any PEFT adapter of a supported student, made here or not. Exit code 0 for a good adapter, 1 for one with a finding.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +17,20 @@ from peft import PeftConfig
 from transformers.hf_argparser import HfArg
 
 from trainer_ext.command_line import run_command
-from trainer_ext.export.merge import read_base_name
+from trainer_ext.export.merge import read_base_name, refuse_unmerged
 from trainer_ext.export.targets import choose_vllm_rank
-from trainer_ext.loading.adapter import load_adapter
+from trainer_ext.loading.adapter import check_can_be_turned_off, load_fitting_adapter
 from trainer_ext.loading.diagnosis import (
     KeyReport,
     WeightReport,
     compare_keys,
+    describe_other_rank,
     find_weights,
     first,
     inspect_weights,
     measure_effect,
+    module_of,
+    read_adapter_config,
     read_versions,
     write_renamed,
 )
@@ -61,7 +65,7 @@ def main() -> None:
     keep_libraries_quiet()
     name, revision = arguments.adapter, arguments.adapter_revision
     weights = find_weights(name, revision)
-    config = PeftConfig.from_pretrained(name, revision=revision)
+    config = read_adapter_config(name, revision)
     named, named_revision = read_base_name(name, revision)
     base = arguments.model_name_or_path or named
     if base is None:
@@ -70,16 +74,19 @@ def main() -> None:
     show("adapter", f"{name}: {config.peft_type.value}, rank {getattr(config, 'r', '?')}")
     show("made by", read_versions(name, revision))
     show("base", base if base == named else f"{base} (the adapter names {named})")
-    family = load_student_family(base, base_revision)
+    try:
+        family = load_student_family(base, base_revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the base {base} cannot be read ({error}): name it by --model_name_or_path") from error
     keys, values = compare_keys(weights, config, family), inspect_weights(weights)
     show_keys(keys)
     show("weights", describe_weights(values))
-    show("vLLM", describe_serving(name, revision, keys))
-    finding = find_fault(keys, values)
+    show("vLLM", describe_serving(name, revision, config, family, keys, values))
+    finding = find_fault(config, keys, values)
     if finding is None and arguments.load_weights:
         finding = show_effect(arguments, family, base, base_revision)
     if arguments.repaired_dir is not None:
-        finding = repair(arguments, weights, config, keys)
+        finding = repair(arguments, weights, config, keys, values, finding)
     show("verdict", finding or "good: all of it is applied, and it has an effect")
     raise SystemExit(FINDING if finding else 0)
 
@@ -93,12 +100,13 @@ def show_keys(keys: KeyReport) -> None:
     show("keys", f"{keys.loaded} of {keys.saved} are loaded")
     if keys.converted:
         old, new = next(iter(keys.converted.items()))
-        show("", f"{len(keys.converted)} under a newer name, which this version of PEFT knows: {old}, here {new}")
+        show("", f"{len(keys.converted)} under another name, which this version of PEFT understands: {old} as {new}")
     if keys.idle:
         show("", f"{keys.idle} that the config asks for in other parts of the model were not saved, and stay untouched")
     if keys.renamed:
         old, new = next(iter(keys.renamed.items()))
-        show("", f"{len(keys.renamed)} have names of another layout: {old}, here {new}")
+        why = "are of layers that the config does not target" if old == new else f"have other names: {old}, here {new}"
+        show("", f"{len(keys.renamed)} {why}")
     if keys.misshapen:
         key, (saved, wanted) = next(iter(keys.misshapen.items()))
         show("", f"{len(keys.misshapen)} have other shapes: {key} is {saved}, here {wanted}")
@@ -114,18 +122,36 @@ def describe_weights(values: WeightReport) -> str:
     return f"{text}; B is zero in {len(values.zero_b)} of {values.all_b} layers"
 
 
-def describe_serving(adapter: str, revision: str | None, keys: KeyReport) -> str:
-    """Return whether vLLM can serve the adapter, and how."""
+def describe_serving(
+    adapter: str, revision: str | None, config: PeftConfig, family: StudentFamily, keys: KeyReport, values: WeightReport
+) -> str:
+    """Return whether vLLM can serve the adapter, and how: what its export would refuse is no."""
+    target = next((target for target in family.export_targets.values() if target.served_by_vllm), None)
+    if target is None:
+        return "no: this family has no export for it"
     try:
         rank = choose_vllm_rank(adapter, revision)
+        refuse_unmerged(adapter, config)
+        for key in [*keys.matched, *keys.converted.values(), *keys.renamed.values()]:
+            target.rename(module_of(key))
     except ValueError as error:
         return f"no: {error}"
+    if values.not_finite or values.is_untrained or keys.unknown or keys.misshapen:
+        return "no: see the verdict"
     first_step = "--repaired_dir and then " if keys.renamed or keys.converted else ""
     return f"yes, at --max-lora-rank {rank}, after {first_step}recipes/export_omni.py --target vllm_adapter"
 
 
-def find_fault(keys: KeyReport, values: WeightReport) -> str | None:
+def find_fault(config: PeftConfig, keys: KeyReport, values: WeightReport) -> str | None:
     """Return the finding that weighs most, and what to do; None for none."""
+    try:
+        check_can_be_turned_off(config, "the adapter")
+    except ValueError as error:
+        return str(error)
+    if values.not_finite:
+        return "broken: it has values that are not finite. Use an earlier checkpoint, or train again"
+    if keys.misshapen and (other_rank := describe_other_rank(config, keys)):
+        return f"not loaded: {other_rank}. Correct the config, or ask the author for the one that belongs to it"
     if keys.misshapen or (keys.unknown and not keys.loaded and not keys.renamed):
         return (
             "of another model: name the one that it was trained on by --model_name_or_path. On this one PEFT stops, or "
@@ -139,12 +165,10 @@ def find_fault(keys: KeyReport, values: WeightReport) -> str | None:
         )
     if keys.unknown or keys.missing:
         return (
-            "a part of it is not applied: its target_modules and its weights do not agree. Save it again by PEFT's "
-            "save_pretrained, or ask its author"
+            "a part of it is not applied: its target_modules and its weights do not agree, or the file is not "
+            "complete. Download or save it again, or ask its author"
         )
-    if values.not_finite:
-        return "broken: it has values that are not finite. Use an earlier checkpoint, or train again"
-    if values.all_b and len(values.zero_b) == values.all_b:
+    if values.is_untrained:
         return (
             "without effect: B is zero everywhere, as before training. Look at the run that made it: it saved before "
             "its first step, or no gradient reached these layers"
@@ -156,27 +180,42 @@ def show_effect(arguments: DoctorArguments, family: StudentFamily, base: str, re
     """Print how far the logits move; returns a finding if they do not."""
     model = family.load_model(base, **inference_options(family, arguments.dtype, revision))
     try:
-        adapted = load_adapter(model, arguments.adapter, arguments.adapter_revision)
+        adapted = load_fitting_adapter(model, arguments.adapter, arguments.adapter_revision)
     except ValueError as error:
         return str(error)
     ids = family.encode_text_prompt(arguments.question, "")
     effect = measure_effect(adapted, ids)
     show(
         "effect",
-        f"on {arguments.question!r}: KL {effect.kl:.3f} nats per token, largest change of a logit "
-        f"{effect.largest:.2f}, another likeliest token at {effect.changed} of {effect.tokens} positions",
+        f"on {arguments.question!r}: KL {effect.kl:.2g} nats per token, largest change of a logit "
+        f"{effect.largest:.2g}, another likeliest token at {effect.changed} of {effect.tokens} positions",
     )
+    if not math.isfinite(effect.largest):
+        return "broken: the logits with it are not finite. Use an earlier checkpoint, or train again"
+    if effect.largest == 0:
+        return (
+            "without effect on a written prompt: its layers are not in the language model, or what they add is "
+            "rounded away. Ask by voice (recipes/ask.py --audio) to see whether it changes anything there"
+        )
     return None
 
 
-def repair(arguments: DoctorArguments, weights: Path, config: PeftConfig, keys: KeyReport) -> str | None:
-    """Write the adapter with the model's names; returns a finding if that does not make it whole."""
+def repair(
+    arguments: DoctorArguments,
+    weights: Path,
+    config: PeftConfig,
+    keys: KeyReport,
+    values: WeightReport,
+    finding: str | None,
+) -> str | None:
+    """Write the adapter with the model's names, if names are all that is wrong; returns the finding that is left."""
     assert arguments.repaired_dir is not None
     renamed = keys.renamed | keys.converted
-    if not renamed or keys.unknown or keys.misshapen:
-        return "nothing to rename" if not renamed else "not repaired: other keys than the renamed ones do not fit"
+    if keys.unknown or keys.misshapen or values.not_finite or not renamed:
+        show("repaired", "nothing: no key has another name" if not renamed else "nothing: see the verdict")
+        return finding
     write_renamed(weights, config, renamed, Path(arguments.repaired_dir))
-    show("repaired", f"{len(renamed)} keys renamed: {arguments.repaired_dir}")
+    show("repaired", f"{len(renamed)} keys: {arguments.repaired_dir}")
     return f"repaired: examine {arguments.repaired_dir}"
 
 

@@ -207,12 +207,12 @@ def make_app(arguments: SpaceArguments) -> FastAPI:
     answers = next((folder / name for name in PAGES if (folder / name).is_file()), None)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get(REPORT_ROUTE)
-    def show_answers() -> FileResponse:
-        return FileResponse(answers or HERE / "README.md", media_type="text/html" if answers else "text/plain")
-
+    if answers is not None:
+        app.add_api_route(REPORT_ROUTE, lambda: FileResponse(answers, media_type="text/html"), methods=["GET"])
     title = Path(arguments.adapter).name if Path(arguments.adapter).is_dir() else arguments.adapter
     page = make_page(load(arguments), title, scores, answers is not None)
+    # Until a page has launched, which a mounted one never does, Gradio takes any path of the server for an upload.
+    page.has_launched = True
     return gradio.mount_gradio_app(app, page, path="/", max_file_size=MAX_UPLOAD, show_error=False)
 
 

@@ -107,7 +107,7 @@ def test_the_full_model_speaks_its_answer(ask, tiny_omni, family, tmp_path, with
 def test_unreadable_audio_is_refused_in_one_line(ask, tmp_path):
     """Prevents: an answer to a clip that was cut or padded with silence."""
     noise = np.random.default_rng(0).normal(size=301 * SPEECH_RATE_HZ).astype(np.float32) / 10
-    assert "is 301 s long" in ask("--audio", write(noise, tmp_path / "long.flac"))[1]
+    assert "is 301.0 s long" in ask("--audio", write(noise, tmp_path / "long.flac"))[1]
     assert "zero length" in ask("--audio", write(noise[:0], tmp_path / "empty.wav"))[1]
     assert "too short" in ask("--audio", write(noise[:100], tmp_path / "short.wav"))[1]
     (tmp_path / "text.mp3").write_text("no sound at all")

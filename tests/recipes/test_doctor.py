@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tests.support.lab import STUDENT
@@ -111,6 +111,48 @@ def test_a_broken_adapter_has_its_finding(good, examine, tmp_path, changes, verd
     code, lines = examine(change(good, tmp_path / "broken", **changes))
     assert code == 1
     assert lines["verdict"].startswith(verdict)
+
+
+def test_a_rank_that_is_not_the_weights_is_named(good, examine, tmp_path):
+    """Prevents: a search for another base model, where one number of the config is wrong."""
+    code, lines = examine(change(good, tmp_path / "rank", r=4))
+    assert (code, "says rank 4, and the weights have 8" in lines["verdict"]) == (1, True)
+
+
+def test_finite_weights_that_make_nan_are_found(good, examine, tmp_path):
+    """Prevents: a good verdict for an adapter whose answers are empty."""
+    code, lines = examine(change(good, tmp_path / "huge", value=lambda _, tensor: tensor * 1e18))
+    assert (code, lines["verdict"].startswith("broken: the logits")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdict"),
+    [({"init_lora_weights": "pissa"}, "which changes the base weights"), ({"bias": "lora_only"}, "trains biases")],
+)
+def test_an_adapter_that_cannot_be_turned_off_is_found(good, examine, tmp_path, settings, verdict):
+    """Prevents: answers "without the adapter" that are not the base's."""
+    code, lines = examine(change(good, tmp_path / "on", **settings))
+    assert (code, verdict in lines["verdict"]) == (1, True)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", None])
+def test_damaged_weights_are_named(good, tmp_path, monkeypatch, capsys, content):
+    """Prevents: a traceback of safetensors, for a download that was cut."""
+    folder = Path(change(good, tmp_path / "cut"))
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000] if content is None else content)
+    code, _, errors = run_recipe_script("doctor.py", [str(folder)], monkeypatch, capsys)
+    assert (code, "Download it again" in errors) == (2, True)
+
+
+def test_other_types_of_adapters_are_examined(examine, tmp_path):
+    """Prevents: a traceback for whoever does not use LoRA."""
+    torch.manual_seed(0)
+    family = load_student_family(STUDENT)
+    config = LoHaConfig(target_modules=family.lora_target_modules, init_weights=False)
+    get_peft_model(family.load_model(STUDENT, dtype=torch.float32), config).save_pretrained(str(tmp_path / "loha"))
+    code, lines = examine(str(tmp_path / "loha"))
+    assert (code, "vLLM serves LoRA alone" in lines["vLLM"]) == (0, True)
 
 
 def test_a_dora_adapter_is_good_and_not_for_vllm(examine, tmp_path):

@@ -2,11 +2,13 @@
 
 import ast
 import io
+import json
 import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 import soundfile
@@ -87,6 +89,18 @@ def test_a_spoken_question_is_answered_and_bad_clips_are_refused_in_a_sentence(a
         assert (base, adapted) == ("", "")
     assert "type a question" in ask(address, "  ")[0]
     assert "4000 are taken" in ask(address, "x" * 5000)[0]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/environ", "/dev/zero", str(APP)])
+def test_no_file_of_the_server_is_taken_for_an_upload(address, path):
+    """Prevents: strangers who read the server's files, a token among them, or stop it by one that never ends."""
+    asked = {"data": ["", {"path": path, "meta": {"_type": "gradio.FileData"}}]}
+    url, headers = f"{address}/gradio_api/call/ask", {"Content-Type": "application/json"}
+    with urlopen(Request(url, json.dumps(asked).encode(), headers), timeout=20) as reply:
+        event = json.loads(reply.read())["event_id"]
+    with urlopen(f"{url}/{event}", timeout=20) as reply:
+        assert reply.read().decode().startswith("event: error")
+    assert ask(address, "What is two plus three?")[1] == expected_answers(["What is two plus three?"])[0]
 
 
 def test_requirements_name_every_library_that_the_app_imports():
@@ -193,7 +207,7 @@ def test_a_person_types_and_uploads_in_a_browser(address, pairs, tmp_path):
         page.wait_for_selector("#clip button[aria-label='Clear']")
         page.click("#ask")
         page.wait_for_selector("#note textarea")
-        assert "600 s long" in page.input_value("#note textarea")
+        assert "600.0 s long" in page.input_value("#note textarea")
         assert "98.7" in page.content()
         assert page.frame_locator("iframe[title=Answers]").locator("#here").inner_text() == "every answer"
         outside = [url for url in requests if not url.startswith((address, "data:", "blob:"))]

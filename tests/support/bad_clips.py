@@ -10,9 +10,11 @@ def write_bad_clips(folder: Path) -> dict[str, str]:
     """Write clips that cannot be asked; returns file -> the note that a person reads."""
     soundfile.write(folder / "long.wav", np.zeros(16_000 * 600, dtype=np.float32), 16_000)
     soundfile.write(folder / "empty.wav", np.zeros(0, dtype=np.float32), 16_000)
+    soundfile.write(folder / "nan.wav", np.full(16_000, np.nan, dtype=np.float32), 16_000, subtype="FLOAT")
     (folder / "text.wav").write_text("this is no sound\n" * 50)
     return {
-        str(folder / "long.wav"): "the clip is 600 s long, and the model takes 30 s at most",
+        str(folder / "long.wav"): "the clip is 600.0 s long, and the model takes 30 s at most",
         str(folder / "empty.wav"): "the clip: its speech has zero length",
+        str(folder / "nan.wav"): "the clip: its samples are not sound",
         str(folder / "text.wav"): "the clip cannot be read as sound",
     }

@@ -30,7 +30,7 @@ def read_clip(file: str, max_seconds: float, name: str | None = None) -> np.ndar
         raise ValueError(f"{name} cannot be read as sound: {error.error_string}") from error
     if seconds > max_seconds:
         raise ValueError(
-            f"{name} is {seconds:.0f} s long, and the model takes {max_seconds:g} s at most: ask by a shorter clip "
+            f"{name} is {seconds:.1f} s long, and the model takes {max_seconds:g} s at most: ask by a shorter clip "
             "(it is never cut)"
         )
     return read_speech(file, name)

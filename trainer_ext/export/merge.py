@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
@@ -104,6 +104,11 @@ class FineTuned:
 
 def refuse_unmerged(name_or_path: str, config: PeftConfig) -> None:
     """Raise ValueError for an adapter of which a merge would lose a part, or that fits changed base weights."""
+    if config.peft_type != PeftType.LORA:
+        raise ValueError(
+            f"{name_or_path} is of type {config.peft_type.value}, and exports know LoRA: merge it in memory by PEFT's "
+            "merge_and_unload"
+        )
     if config.bias != "none" or config.lora_bias:
         raise ValueError(
             f"{name_or_path} trains biases (bias {config.bias!r}, lora_bias {config.lora_bias}), which an export "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
@@ -193,6 +193,8 @@ def export_adapter(
     weights = load_peft_weights(adapter, device="cpu", revision=revision)
     if not any(tensor.any() for key, tensor in weights.items() if ".lora_A" not in key):
         raise ValueError(f"{adapter} changes nothing: its weights are as before training")
+    if broken := [key for key, tensor in weights.items() if not bool(tensor.isfinite().all())]:
+        raise ValueError(f"{adapter} has values that are not finite ({broken[0]}): use an earlier checkpoint")
     renamed = {PEFT_PREFIX + target.rename(key.removeprefix(PEFT_PREFIX)): tensor for key, tensor in weights.items()}
     with new_folder(output, sum(tensor.nbytes for tensor in weights.values())) as folder:
         save_file(renamed, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
@@ -211,6 +213,8 @@ def choose_vllm_rank(adapter: str, revision: str | None = None) -> int:
         ValueError: vLLM's loader would refuse it (vllm/lora/peft_helper.py), whatever the rank.
     """
     config = PeftConfig.from_pretrained(adapter, revision=revision)
+    if config.peft_type != PeftType.LORA:
+        raise ValueError(f"vLLM serves LoRA alone, and this adapter is of type {config.peft_type.value}")
     rank = config.r
     for refused, present in {
         "DoRA": config.use_dora,

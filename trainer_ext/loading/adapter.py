@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from data_builders.hub.ids import split_revision
+from trainer_ext.loading.adapter_config import INITIALIZATIONS
 
 
 def load_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None = None) -> PeftModel:
@@ -22,14 +23,37 @@ def load_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None
         ValueError: its keys are not this model's, or it changes no logit. PEFT loads the first with a warning and the
             second without one, and the model would answer as if it had never been trained.
     """
+    adapted = load_fitting_adapter(model, name_or_path, revision)
+    check_adapter_has_effect(adapted, name_or_path)
+    return adapted
+
+
+def load_fitting_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None = None) -> PeftModel:
+    """Load an adapter that may have no effect; otherwise as `load_adapter`."""
     name_or_path, revision = split_revision(name_or_path, revision)
+    check_can_be_turned_off(PeftConfig.from_pretrained(name_or_path, revision=revision), name_or_path)
     adapted = PeftModel.from_pretrained(model, name_or_path, revision=revision).eval()
     unexpected, without = find_unloaded(adapted, load_peft_weights(name_or_path, device="cpu", revision=revision))
     missing = find_gaps(adapted, without)
     if unexpected or missing:
         raise_misfit(name_or_path, sorted(unexpected), missing)
-    check_adapter_has_effect(adapted, name_or_path)
     return adapted
+
+
+def check_can_be_turned_off(config: PeftConfig, name_or_path: str) -> None:
+    """Raise ValueError for an adapter that changes the base weights: without it the base would not be the base."""
+    initialization = getattr(config, "init_lora_weights", True)
+    if initialization not in INITIALIZATIONS:
+        raise ValueError(
+            f"{name_or_path} was initialized by {initialization}, which changes the base weights, so answers without "
+            "the adapter would not be the base's: convert it to plain LoRA by PEFT "
+            "(path_initial_model_for_weight_conversion of save_pretrained)"
+        )
+    if getattr(config, "bias", "none") != "none":
+        raise ValueError(
+            f"{name_or_path} trains biases of the base (bias {config.bias!r}), so answers without the adapter would "
+            "not be the base's: merge it by PEFT's merge_and_unload, and ask the merged model"
+        )
 
 
 def check_keys(adapted: PeftModel, name_or_path: str, revision: str | None = None) -> None:
@@ -93,6 +117,6 @@ def check_adapter_has_effect(adapted: PeftModel, name_or_path: str) -> None:
     if torch.equal(with_adapter, without_adapter):
         keys = sorted(get_peft_model_state_dict(adapted))
         raise ValueError(
-            f"the adapter {name_or_path} changes nothing: with it and without it the logits are the same. Its weights "
-            f"are as before training ({describe_keys('all of', keys).rstrip('; ')})"
+            f"the adapter {name_or_path} changes nothing: on a written prompt, with it and without it, the logits are "
+            f"the same ({describe_keys('all of', keys).rstrip('; ')})"
         )

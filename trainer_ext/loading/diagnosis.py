@@ -7,6 +7,7 @@ regular expression of target modules.
 
 import copy
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +16,17 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
-from safetensors import safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.utils import cached_file
+from transformers.utils import CONFIG_NAME, cached_file
 
 from data_builders.storage.atomic import atomic_folder
 from trainer_ext.loading.adapter import find_gaps, find_unloaded
 from trainer_ext.students.base import StudentFamily
 
 PEFT_PREFIX = "base_model.model."
+ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_NAME = ".default"  # in the keys of a state dict that was not saved by PEFT
 
 
@@ -66,12 +68,19 @@ class WeightReport:
     Attributes:
         zero_b: the lora_B that are zero everywhere, as before training.
         all_b: the number of all.
+        others: keys that are neither lora_A nor lora_B: magnitudes, whole modules.
         not_finite: keys with NaN or infinite values.
     """
 
     zero_b: list[str]
     all_b: int
+    others: list[str]
     not_finite: list[str]
+
+    @property
+    def is_untrained(self) -> bool:
+        """Tell whether the weights are as before training."""
+        return self.all_b > 0 and len(self.zero_b) == self.all_b and not self.others
 
 
 def find_weights(name_or_path: str, revision: str | None = None) -> Path:
@@ -88,7 +97,47 @@ def find_weights(name_or_path: str, revision: str | None = None) -> Path:
             f"{name_or_path} has {WEIGHTS_NAME}, a pickle, which can run any code when it is loaded: refused. Ask its "
             f"author for {SAFETENSORS_WEIGHTS_NAME}"
         )
+    if find_file(name_or_path, ADAPTER_CONFIG, revision) is None and find_file(name_or_path, CONFIG_NAME, revision):
+        raise ValueError(
+            f"{name_or_path} is a full model, not an adapter: ask it by recipes/ask.py --model_name_or_path"
+        )
     raise ValueError(f"{name_or_path} has no {SAFETENSORS_WEIGHTS_NAME}: it is no adapter, or was not saved completely")
+
+
+def read_adapter_config(name_or_path: str, revision: str | None = None) -> PeftConfig:
+    """Read an adapter's config.
+
+    Raises:
+        ValueError: it cannot be used; names it.
+    """
+    try:
+        config = PeftConfig.from_pretrained(name_or_path, revision=revision)
+        if config.is_prompt_learning or not isinstance(config.base_model_name_or_path, str | None):
+            raise ValueError(f"its type is {config.peft_type}, its base {config.base_model_name_or_path!r}")
+        if not isinstance(getattr(config, "r", 0), int | dict):
+            raise ValueError(f"its rank is {config.r!r}")
+        return config
+    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{ADAPTER_CONFIG} of {name_or_path} cannot be used ({' '.join(str(error).split())[:200]}): save the "
+            "adapter again by PEFT's save_pretrained, or ask its author"
+        ) from error
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Read all tensors of an adapter, without copies of the base's layers that PEFT may save beside them.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file.name} cannot be read ({file.stat().st_size} bytes: {error}): it is damaged, not downloaded "
+            "completely, or a pointer of Git LFS. Download it again"
+        ) from error
+    return {key: tensor for key, tensor in tensors.items() if ".base_layer." not in key}
 
 
 def find_file(name_or_path: str, name: str, revision: str | None = None) -> Path | None:
@@ -101,7 +150,7 @@ def find_file(name_or_path: str, name: str, revision: str | None = None) -> Path
 
 def compare_keys(weights: Path, config: PeftConfig, family: StudentFamily) -> KeyReport:
     """Load an adapter onto the model without weights, and compare its keys with the model's."""
-    saved = load_file(weights)
+    saved = read_weights(weights)
     adapted = wrap(config, family)
     if adapted is None:  # the config targets modules of another layout; those that the keys name are looked for
         modules = sorted({module_of(rename_key(key, family)) for key in saved})
@@ -112,7 +161,11 @@ def compare_keys(weights: Path, config: PeftConfig, family: StudentFamily) -> Ke
     report = sort_keys(saved, set(wanted), wanted, family)
     if report.misshapen:  # PEFT stops
         return report
-    _, without = find_unloaded(adapted, saved)
+    try:
+        _, without = find_unloaded(adapted, saved)
+    except RuntimeError:  # PEFT loads something else than layers of its own
+        without = set(wanted) - set(saved)
+    without &= wanted.keys()
     report = sort_keys(saved, wanted.keys() - without, wanted, family)
     report.missing = find_gaps(adapted, without)
     report.idle = len(without) - len(report.missing)
@@ -145,17 +198,27 @@ def sort_keys(
     return report
 
 
+def describe_other_rank(config: PeftConfig, report: KeyReport) -> str | None:
+    """Return what the config says of the rank, if the weights alone have another; None for other differences."""
+    ranks = {key: saved[0 if "lora_A" in key else 1] for key, (saved, _) in report.misshapen.items() if len(saved) == 2}
+    wanted = {key: here[0 if "lora_A" in key else 1] for key, (_, here) in report.misshapen.items() if len(here) == 2}
+    if ranks and all(ranks[key] != wanted[key] for key in ranks):
+        return f"{ADAPTER_CONFIG} says rank {config.r}, and the weights have {next(iter(ranks.values()))}"
+    return None
+
+
 def wrap(config: PeftConfig, family: StudentFamily) -> PeftModel | None:
     """Return the model without weights, adapted; None if the config targets none of its modules."""
     try:
         return get_peft_model(family.make_empty_model(family.config), copy.deepcopy(config))
-    except ValueError:
+    except (ValueError, TypeError, re.error):
         return None
 
 
 def list_shapes(adapted: PeftModel) -> dict[str, tuple[int, ...]]:
     """Return key -> shape of an adapter in memory."""
-    return {key: tuple(value.shape) for key, value in get_peft_model_state_dict(adapted).items()}
+    state = get_peft_model_state_dict(adapted)
+    return {key: tuple(value.shape) for key, value in state.items() if ".base_layer." not in key}
 
 
 def with_targets(config: PeftConfig, modules: list[str]) -> PeftConfig:
@@ -177,17 +240,15 @@ def module_of(key: str) -> str:
 
 
 def inspect_weights(weights: Path) -> WeightReport:
-    """Read every tensor of an adapter once."""
-    zero_b, not_finite, count = [], [], 0
-    with safe_open(weights, "pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            tensor = file.get_tensor(key)
-            if not bool(tensor.isfinite().all()):
-                not_finite.append(key)
-            if "lora_B" in key or "lora_embedding_B" in key:
-                count += 1
-                zero_b += [key] if not bool(tensor.any()) else []
-    return WeightReport(zero_b, count, not_finite)
+    """Look at every value of an adapter."""
+    tensors = read_weights(weights)
+    b = [key for key in tensors if "lora_B" in key or "lora_embedding_B" in key]
+    return WeightReport(
+        zero_b=[key for key in b if not bool(tensors[key].float().any())],
+        all_b=len(b),
+        others=[key for key in tensors if "lora_A" not in key and "lora_embedding_A" not in key and key not in b],
+        not_finite=[key for key, tensor in tensors.items() if not bool(tensor.float().isfinite().all())],
+    )
 
 
 def write_renamed(weights: Path, config: PeftConfig, renamed: Mapping[str, str], folder: Path) -> None:
@@ -198,8 +259,7 @@ def write_renamed(weights: Path, config: PeftConfig, renamed: Mapping[str, str],
     """
     if folder.exists():
         raise ValueError(f"{folder} exists already: name another folder")
-    with safe_open(weights, "pt") as file:
-        tensors = {renamed.get(key, key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    tensors = {renamed.get(key, key): tensor for key, tensor in read_weights(weights).items()}
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
         with_targets(config, sorted({module_of(key) for key in tensors})).save_pretrained(str(temporary))
@@ -245,7 +305,7 @@ def mean_kl(p: Tensor, q: Tensor) -> Tensor:
 
 def read_versions(name_or_path: str, revision: str | None = None) -> str:
     """Return the versions that made an adapter, as far as its files say."""
-    file = find_file(name_or_path, "adapter_config.json", revision)
+    file = find_file(name_or_path, ADAPTER_CONFIG, revision)
     config = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
     card = find_file(name_or_path, "README.md", revision)
     found = [f"peft {config['peft_version']}"] if config.get("peft_version") else []
