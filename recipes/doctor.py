@@ -9,6 +9,7 @@ For any PEFT adapter of a supported student, made here or not. Exit code 0 for a
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +21,15 @@ from trainer_ext.command_line import run_command
 from trainer_ext.export.merge import read_base_name, refuse_unmerged
 from trainer_ext.export.targets import choose_vllm_rank
 from trainer_ext.loading.adapter import check_can_be_turned_off, load_fitting_adapter
-from trainer_ext.loading.diagnosis import (
-    KeyReport,
-    WeightReport,
-    compare_keys,
-    describe_other_rank,
+from trainer_ext.loading.adapter_files import (
     find_weights,
-    first,
-    inspect_weights,
-    measure_effect,
     module_of,
     read_adapter_config,
     read_versions,
     write_renamed,
 )
+from trainer_ext.loading.adapter_keys import KeyReport, compare_keys, describe_other_rank
+from trainer_ext.loading.adapter_values import WeightReport, inspect_weights, measure_effect
 from trainer_ext.loading.student import inference_options
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
@@ -198,6 +194,13 @@ def show_effect(arguments: DoctorArguments, family: StudentFamily, base: str, re
             "rounded away. Ask by voice (recipes/ask.py --audio) to see whether it changes anything there"
         )
     return None
+
+
+def first(names: Iterable[str], shown: int = 2) -> str:
+    """Return the first names, and the number of the others."""
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def repair(

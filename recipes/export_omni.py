@@ -29,7 +29,7 @@ from trainer_ext.export.targets import (
     export_full_model,
     export_student,
 )
-from trainer_ext.hub.model_card import write_export_card
+from trainer_ext.hub.export_card import write_export_card
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.registry import load_student_family

@@ -13,7 +13,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from tests.support.hub.client import environment, talk_to
-from tests.support.hub.server import READ, WRITE, HubServer
+from tests.support.hub.server import HubServer
+from tests.support.hub.tokens import READ, WRITE
 from tests.support.lab import LAB, TEACHER, write_every
 from tests.support.processes import run, run_recipe
 from tests.support.run_script import run_script
@@ -69,7 +70,8 @@ def shared(tmp_path_factory, few_questions):
     words = run_words(folder, few_questions, "my-adapter", "--hub_strategy", "every_save")
     words += ["--config", "recipes/configs/tiny.yaml", "--model_name_or_path", BASE]
     with HubServer(folder / "hub") as hub:
-        hub.add_folder(BASE, LAB / "student")
+        base = hub.add_folder(BASE, LAB / "student")
+        hub.add_file(base, "README.md", b"---\nlicense: apache-2.0\n---\n# The lab's student\n")
         seen: set[bytes] = set()
         stop = threading.Event()
         watcher = threading.Thread(target=watch_command_lines, args=(seen, stop))
@@ -118,7 +120,8 @@ def test_the_card_has_the_facts_of_the_run_and_no_place_of_this_machine(shared):
     report = json.loads(shared.files["report.json"])
     found = {(r.metric_name.split(", ")[1], r.metric_value) for r in data.eval_results}
     assert found == {(name, report["after"]["all"][name]) for name in ("text", "speech")}
-    assert (data.base_model, data.library_name) == (BASE, "peft")
+    assert (data.base_model, data.library_name, data.license) == (BASE, "peft", "apache-2.0")
+    assert f"`{BASE}` apache-2.0" in card
     assert data.to_dict()["base_model_relation"] == "adapter"
     commit = shared.hub.find(BASE).head.oid
     assert f"{BASE} at {commit}" in card

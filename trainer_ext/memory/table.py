@@ -30,7 +30,7 @@ def describe_lengths(plan: MemoryPlan) -> str:
     """Describe the micro-batch of the plan."""
     lengths = plan.lengths
     return (
-        f"{lengths.questions} question(s) per micro-batch: {lengths.tokens:,} tokens of the student, "
+        f"questions per micro-batch {lengths.questions}: {lengths.tokens:,} tokens of the student, "
         f"{lengths.scored:,} of them scored"
     )
 

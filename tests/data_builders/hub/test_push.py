@@ -14,7 +14,8 @@ from data_builders.hub.folders import make_upload as make_upload_of_folder
 from data_builders.hub.push import BLOCK_BYTES, Upload, UploadFile, check_upload, collect_files, push
 from data_builders.hub.repository import Repository, claim_repository
 from data_builders.hub.requests import PushFailed, PushRefused, retry
-from tests.support.hub.server import FAULTS, FINE_GRAINED, READ, WRITE
+from tests.support.hub.server import FAULTS
+from tests.support.hub.tokens import FINE_GRAINED, READ, WRITE
 
 ADAPTER = Contents("adapter", "Qwen/Qwen2.5-Omni-3B")
 MANAGED = ["*.safetensors", "*.json", "README.md"]

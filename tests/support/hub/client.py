@@ -11,7 +11,8 @@ import pytest
 from huggingface_hub import constants, hf_api
 from huggingface_hub.utils import close_session
 
-from tests.support.hub.server import WRITE, HubServer
+from tests.support.hub.server import HubServer
+from tests.support.hub.tokens import WRITE
 
 
 def environment(hub: HubServer, token: str | None = WRITE, home: Path | None = None) -> dict[str, str]:

@@ -3,9 +3,13 @@
 import base64
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+# Files that huggingface.co stores as large ones, by .gitattributes.
+LARGE = re.compile(r".*\.(safetensors|parquet|arrow|bin|pt|pth|png|flac|wav|npy|msgpack)$")
 
 
 def git_hash(content: bytes) -> str:
