@@ -15,6 +15,6 @@ def write_bad_clips(folder: Path) -> dict[str, str]:
     return {
         str(folder / "long.wav"): "the clip is 600.0 s long, and the model takes 30 s at most",
         str(folder / "empty.wav"): "the clip: its speech has zero length",
-        str(folder / "nan.wav"): "the clip: its samples are not sound",
+        str(folder / "nan.wav"): "the clip is not sound: its samples are beyond 100",
         str(folder / "text.wav"): "the clip cannot be read as sound",
     }

@@ -11,6 +11,8 @@ from trainer_ext.evaluation.generation import pad_prompts
 from trainer_ext.students.base import StudentEncoder
 from trainer_ext.students.encode_row import encode_row
 
+LOUDEST = 100.0  # full scale is 1; files of floating-point numbers may exceed it
+
 
 def read_clip(file: str, max_seconds: float, name: str | None = None) -> np.ndarray:
     """Return the samples (n,) at 16 kHz of a file; its header is read first.
@@ -19,7 +21,7 @@ def read_clip(file: str, max_seconds: float, name: str | None = None) -> np.ndar
         name: in place of the file's, for messages.
 
     Raises:
-        ValueError: the file does not exist, cannot be read, is empty, or is too long.
+        ValueError: the file does not exist, cannot be read, is empty, too long, or no sound.
     """
     name = name or file
     if not Path(file).is_file():
@@ -33,7 +35,10 @@ def read_clip(file: str, max_seconds: float, name: str | None = None) -> np.ndar
             f"{name} is {seconds:.1f} s long, and the model takes {max_seconds:g} s at most: ask by a shorter clip "
             "(it is never cut)"
         )
-    return read_speech(file, name)
+    samples = read_speech(file, name)
+    if not np.abs(samples).max() <= LOUDEST:  # NaN too
+        raise ValueError(f"{name} is not sound: its samples are beyond {LOUDEST:g}, infinite or not a number")
+    return samples
 
 
 def encode_question(
