@@ -6,8 +6,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from huggingface_hub import RepoCard
-
+from data_builders.hub.contents import read_metadata
 from tests.support.http_server import JsonHandler
 from tests.support.hub.store import LARGE, Blob, Commit, Repository
 from tests.support.hub.tokens import ROLES, WRITE
@@ -144,8 +143,7 @@ class Handler(JsonHandler):
         facts = {"id": repo_id, "modelId": repo_id, "sha": commit.oid, "private": repository.private}
         card = commit.files.get("README.md")
         if card is not None:
-            text = self.hub.store.read(card).decode()
-            facts["cardData"] = RepoCard(text, ignore_metadata_errors=True).data.to_dict()
+            facts["cardData"] = read_metadata(self.hub.store.read(card).decode())
         self.reply(200, {**facts, "siblings": siblings, "tags": [], "gated": False, "disabled": False, "downloads": 0,
                          "likes": 0})  # fmt: skip
 
