@@ -82,9 +82,8 @@ def test_two_gigabytes_are_pushed_with_flat_memory_and_resumed_after_a_kill(tmp_
         peak = peak_bytes(start(large, hub, "large"))
         after = collections.Counter(request for request in hub.requests if request.startswith("PUT"))
         files = hub.find("tester/large", "dataset").head.files
-    assert {path: blob.size for path, blob in files.items()} == {
-        file.relative_to(large).as_posix(): file.stat().st_size for file in large.rglob("*") if file.is_file()
-    }
+    sizes = {path: blob.size for path, blob in files.items() if path != "README.md"}  # signed on the way
+    assert sizes == {f"data/{file.name}": file.stat().st_size for file in (large / "data").iterdir()}
     sent_again = [request for request in after - before if request.rpartition("/")[2] in arrived]
     print(
         f"{total / 2**30:.2f} GiB: peak {peak / 2**20:.0f} MiB, of one shard {peak_of_small / 2**20:.0f} MiB; "
