@@ -9,16 +9,17 @@ For any PEFT adapter of a supported student, made here or not. Exit code 0 for a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftConfig
+from torch import Tensor
 from transformers.hf_argparser import HfArg
 
 from trainer_ext.command_line import run_command
-from trainer_ext.export.merge import read_base_name, refuse_unmerged
+from trainer_ext.export.merge import find_base, refuse_unmerged
 from trainer_ext.export.targets import choose_vllm_rank
 from trainer_ext.loading.adapter import check_can_be_turned_off, load_fitting_adapter
 from trainer_ext.loading.adapter_files import (
@@ -26,6 +27,7 @@ from trainer_ext.loading.adapter_files import (
     module_of,
     read_adapter_config,
     read_versions,
+    read_weights,
     write_renamed,
 )
 from trainer_ext.loading.adapter_keys import KeyReport, compare_keys, describe_other_rank
@@ -60,13 +62,10 @@ def main() -> None:
     (arguments,) = parser.parse_args_and_config()
     keep_libraries_quiet()
     name, revision = arguments.adapter, arguments.adapter_revision
-    weights = find_weights(name, revision)
+    file = find_weights(name, revision)
     config = read_adapter_config(name, revision)
-    named, named_revision = read_base_name(name, revision)
-    base = arguments.model_name_or_path or named
-    if base is None:
-        raise ValueError(f"{name} names no base model: name it by --model_name_or_path")
-    base_revision = arguments.model_revision or (named_revision if base == named else None)
+    base, base_revision = find_base(name, revision, arguments.model_name_or_path, arguments.model_revision)
+    named = config.base_model_name_or_path
     show("adapter", f"{name}: {config.peft_type.value}, rank {getattr(config, 'r', '?')}")
     show("made by", read_versions(name, revision))
     show("base", base if base == named else f"{base} (the adapter names {named})")
@@ -74,10 +73,11 @@ def main() -> None:
         family = load_student_family(base, base_revision)
     except (OSError, ValueError) as error:
         raise ValueError(f"the base {base} cannot be read ({error}): name it by --model_name_or_path") from error
+    weights = read_weights(file)
     keys, values = compare_keys(weights, config, family), inspect_weights(weights)
     show_keys(keys)
     show("weights", describe_weights(values))
-    show("vLLM", describe_serving(name, revision, config, family, keys, values))
+    show("vLLM", describe_serving(name, config, family, keys, values))
     finding = find_fault(config, keys, values)
     if finding is None and arguments.load_weights:
         finding = show_effect(arguments, family, base, base_revision)
@@ -119,14 +119,14 @@ def describe_weights(values: WeightReport) -> str:
 
 
 def describe_serving(
-    adapter: str, revision: str | None, config: PeftConfig, family: StudentFamily, keys: KeyReport, values: WeightReport
+    adapter: str, config: PeftConfig, family: StudentFamily, keys: KeyReport, values: WeightReport
 ) -> str:
     """Return whether vLLM can serve the adapter, and how: what its export would refuse is no."""
     target = next((target for target in family.export_targets.values() if target.served_by_vllm), None)
     if target is None:
         return "no: this family has no export for it"
     try:
-        rank = choose_vllm_rank(adapter, revision)
+        rank = choose_vllm_rank(config)
         refuse_unmerged(adapter, config)
         for key in [*keys.matched, *keys.converted.values(), *keys.renamed.values()]:
             target.rename(module_of(key))
@@ -205,7 +205,7 @@ def first(names: Iterable[str], shown: int = 2) -> str:
 
 def repair(
     arguments: DoctorArguments,
-    weights: Path,
+    weights: Mapping[str, Tensor],
     config: PeftConfig,
     keys: KeyReport,
     values: WeightReport,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftConfig
 from transformers.hf_argparser import HfArg
 
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
@@ -80,7 +81,9 @@ def export(arguments: ExportArguments) -> None:
         raise ValueError(f"{trained} is no adapter: export it by --target thinker or omni")
     if arguments.dtype is not None and target.kind != "student":
         raise ValueError(f"dtype is for merged students; target {arguments.target} keeps the precision of its files")
-    rank = choose_vllm_rank(trained, arguments.trained_revision) if target.served_by_vllm else None
+    rank = None
+    if target.served_by_vllm:
+        rank = choose_vllm_rank(PeftConfig.from_pretrained(trained, revision=arguments.trained_revision))
     # Validates an adapter's keys for every target.
     weights = load_trained(trained, family, arguments.trained_revision)
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)

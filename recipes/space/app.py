@@ -28,7 +28,7 @@ from transformers.hf_argparser import HfArg
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.asking import encode_question, read_clip
 from trainer_ext.evaluation.generation import greedy_config, move_inputs
-from trainer_ext.export.merge import read_base_name
+from trainer_ext.export.merge import find_base
 from trainer_ext.hub.folders import PAGES
 from trainer_ext.loading.adapter import load_adapter
 from trainer_ext.loading.student import inference_options
@@ -140,11 +140,9 @@ class TwoAnswers:
 
 def load(arguments: SpaceArguments) -> TwoAnswers:
     """Load base and adapter."""
-    named, named_revision = read_base_name(arguments.adapter, arguments.adapter_revision)
-    base = arguments.model_name_or_path or named
-    if base is None:
-        raise ValueError(f"{arguments.adapter} names no base model: name it by --model_name_or_path")
-    revision = arguments.model_revision or (named_revision if base == named else None)
+    base, revision = find_base(
+        arguments.adapter, arguments.adapter_revision, arguments.model_name_or_path, arguments.model_revision
+    )
     family = load_student_family(base, revision)
     model = family.load_model(base, **inference_options(family, arguments.dtype, revision, arguments.load_in_4bit))
     return TwoAnswers(

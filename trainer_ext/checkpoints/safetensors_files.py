@@ -36,14 +36,14 @@ class SafetensorsFiles:
         Raises:
             ValueError: there are no safetensors.
         """
-        index = _find(name_or_path, SAFE_WEIGHTS_INDEX_NAME, revision)
+        index = find_file(name_or_path, SAFE_WEIGHTS_INDEX_NAME, revision)
         if index is None:
             names = [SAFE_WEIGHTS_NAME]
         else:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files: dict[Path, list[str]] = {}
         for name in names:
-            file = _find(name_or_path, name, revision)
+            file = find_file(name_or_path, name, revision)
             if file is None:
                 raise ValueError(f"{name_or_path} has no {name}: its weights are missing, or not safetensors")
             with safe_open(file, "pt") as shard:
@@ -112,6 +112,7 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
         return json.loads(stream.read(length)), 8 + length
 
 
-def _find(name_or_path: str, file: str, revision: str | None) -> Path | None:
-    found = cached_file(name_or_path, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+def find_file(name_or_path: str, name: str, revision: str | None = None) -> Path | None:
+    """Return a file of a folder or of a Hub repository, downloaded unless it is cached; None if there is none."""
+    found = cached_file(name_or_path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)

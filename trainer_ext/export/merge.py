@@ -12,14 +12,13 @@ from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers.utils import cached_file
 
-from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
+from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, find_file
 from trainer_ext.loading.adapter import check_keys
 from trainer_ext.loading.adapter_config import INITIALIZATIONS
+from trainer_ext.loading.adapter_files import ADAPTER_CONFIG
 from trainer_ext.students.base import StudentFamily
 
-ADAPTER_CONFIG = "adapter_config.json"
 # Keys of LoRA and DoRA, and of whole modules, whose own names have no part of an adapter method in them.
 MERGED_KEY = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector)\b|^(?!.*\.(lora_|token_adapter|trainable_tokens)).*$")
 
@@ -140,8 +139,7 @@ def load_trained(name_or_path: str, family: StudentFamily, revision: str | None 
 
 def is_adapter(name_or_path: str, revision: str | None = None) -> bool:
     """Tell whether a folder or a Hub repository is a PEFT adapter."""
-    found = cached_file(name_or_path, ADAPTER_CONFIG, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return found is not None
+    return find_file(name_or_path, ADAPTER_CONFIG, revision) is not None
 
 
 def read_base_name(name_or_path: str, revision: str | None = None) -> tuple[str | None, str | None]:
@@ -150,3 +148,18 @@ def read_base_name(name_or_path: str, revision: str | None = None) -> tuple[str 
         return None, None
     config = PeftConfig.from_pretrained(name_or_path, revision=revision)
     return config.base_model_name_or_path, config.revision
+
+
+def find_base(
+    adapter: str, adapter_revision: str | None, base: str | None, base_revision: str | None
+) -> tuple[str, str | None]:
+    """Return name and revision of the model that an adapter is put on: the given one, or the one that it names.
+
+    Raises:
+        ValueError: neither is known.
+    """
+    named, named_revision = read_base_name(adapter, adapter_revision)
+    name = base or named
+    if name is None:
+        raise ValueError(f"{adapter} names no base model: name it by --model_name_or_path")
+    return name, base_revision or (named_revision if name == named else None)

@@ -24,9 +24,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from data_builders.storage.atomic import atomic_folder
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, rewrite_file
 from trainer_ext.export.merge import TrainedWeights
+from trainer_ext.loading.adapter_files import PEFT_PREFIX, module_of
 from trainer_ext.students.base import ExportTarget, StudentFamily
 
-PEFT_PREFIX = "base_model.model."
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank
 
 AddCard = Callable[[Path], None]
@@ -199,20 +199,19 @@ def export_adapter(
     with new_folder(output, sum(tensor.nbytes for tensor in weights.values())) as folder:
         save_file(renamed, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
         config.base_model_name_or_path = base
-        config.target_modules = sorted({module_of_key(key) for key in renamed})
+        config.target_modules = sorted({module_of(key) for key in renamed})
         config.auto_mapping = None
         config.inference_mode = True
         config.save_pretrained(folder)
         add_card(folder)
 
 
-def choose_vllm_rank(adapter: str, revision: str | None = None) -> int:
-    """Return the least `--max-lora-rank` that serves this adapter.
+def choose_vllm_rank(config: PeftConfig) -> int:
+    """Return the least `--max-lora-rank` that serves an adapter.
 
     Raises:
         ValueError: vLLM's loader would refuse it (vllm/lora/peft_helper.py), whatever the rank.
     """
-    config = PeftConfig.from_pretrained(adapter, revision=revision)
     if config.peft_type != PeftType.LORA:
         raise ValueError(f"vLLM serves LoRA alone, and this adapter is of type {config.peft_type.value}")
     rank = config.r
@@ -226,11 +225,6 @@ def choose_vllm_rank(adapter: str, revision: str | None = None) -> int:
         if present:
             raise ValueError(f"vLLM does not serve adapters with {refused}: export a merged model instead")
     return next(allowed for allowed in VLLM_RANKS if allowed >= rank)
-
-
-def module_of_key(key: str) -> str:
-    """Return the module of an adapter's key."""
-    return key.removeprefix(PEFT_PREFIX).partition(".lora_")[0]
 
 
 def weights_file_name(number: int, count: int) -> str:

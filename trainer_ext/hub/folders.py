@@ -15,8 +15,8 @@ from data_builders.hub.repository import CARD
 from data_builders.hub.requests import PushRefused
 from data_builders.redaction import hide_credentials
 from trainer_ext.checkpoints.complete import CHECKSUMS
+from trainer_ext.loading.adapter_files import ADAPTER_CONFIG
 
-ADAPTER_CONFIG = "adapter_config.json"
 ARGUMENTS = "resolved.yaml"
 CHECKPOINT_FOLDER = "last-checkpoint"
 PROCESSOR = (

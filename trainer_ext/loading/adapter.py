@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 
 from data_builders.hub.ids import split_revision
 from trainer_ext.loading.adapter_config import INITIALIZATIONS
+from trainer_ext.loading.adapter_files import PEFT_PREFIX
+from trainer_ext.loading.adapter_values import compare_logits
 
 
 def load_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None = None) -> PeftModel:
@@ -87,7 +89,7 @@ def find_gaps(adapted: PeftModel, without: set[str]) -> list[str]:
 
 def part_of(key: str) -> tuple[str, ...]:
     """Return the part of the model that a key of an adapter belongs to: ("model", "language_model")."""
-    return tuple(key.removeprefix("base_model.model.").split(".")[:2])
+    return tuple(key.removeprefix(PEFT_PREFIX).split(".")[:2])
 
 
 def raise_misfit(name_or_path: str, unexpected: list[str], missing: list[str]) -> NoReturn:
@@ -107,14 +109,9 @@ def describe_keys(label: str, keys: list[str], shown: int = 3) -> str:
     return f"{label} {', '.join(keys[:shown])}{more}; "
 
 
-@torch.no_grad()
 def check_adapter_has_effect(adapted: PeftModel, name_or_path: str) -> None:
     """Raise ValueError if the model's logits are the same with the adapter and without it."""
-    ids = torch.arange(1, 9, device=adapted.device)[None]
-    with_adapter = adapted(input_ids=ids).logits
-    with adapted.disable_adapter():
-        without_adapter = adapted(input_ids=ids).logits
-    if torch.equal(with_adapter, without_adapter):
+    if torch.equal(*compare_logits(adapted, list(range(1, 9)))):
         keys = sorted(get_peft_model_state_dict(adapted))
         raise ValueError(
             f"the adapter {name_or_path} changes nothing: on a written prompt, with it and without it, the logits are "

@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from peft import PeftConfig
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils import CONFIG_NAME
 
 from data_builders.storage.atomic import atomic_folder
+from trainer_ext.checkpoints.safetensors_files import find_file
 
-ADAPTER_CONFIG = "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
 
 
@@ -74,14 +75,6 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in tensors.items() if ".base_layer." not in key}
 
 
-def find_file(name_or_path: str, name: str, revision: str | None = None) -> Path | None:
-    """Return a file of a folder or of a Hub repository; None if there is none."""
-    found = cached_file(
-        name_or_path, name, revision=revision, _raise_exceptions_for_missing_entries=False,
-    )  # fmt: skip
-    return None if found is None else Path(found)
-
-
 def read_versions(name_or_path: str, revision: str | None = None) -> str:
     """Return the versions that made an adapter, as far as its files say."""
     file = find_file(name_or_path, ADAPTER_CONFIG, revision)
@@ -107,7 +100,7 @@ def module_of(key: str) -> str:
     return key.removeprefix(PEFT_PREFIX).partition(".lora_")[0]
 
 
-def write_renamed(weights: Path, config: PeftConfig, renamed: Mapping[str, str], folder: Path) -> None:
+def write_renamed(weights: Mapping[str, Tensor], config: PeftConfig, renamed: Mapping[str, str], folder: Path) -> None:
     """Write the adapter with other keys, in a new folder.
 
     Raises:
@@ -115,7 +108,7 @@ def write_renamed(weights: Path, config: PeftConfig, renamed: Mapping[str, str],
     """
     if folder.exists():
         raise ValueError(f"{folder} exists already: name another folder")
-    tensors = {renamed.get(key, key): tensor for key, tensor in read_weights(weights).items()}
+    tensors = {renamed.get(key, key): tensor for key, tensor in weights.items()}
     with atomic_folder(folder) as temporary:
         save_file(tensors, temporary / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
         with_targets(config, sorted({module_of(key) for key in tensors})).save_pretrained(str(temporary))

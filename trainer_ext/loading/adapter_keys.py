@@ -8,13 +8,12 @@ import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 
 from trainer_ext.loading.adapter import find_gaps, find_unloaded
-from trainer_ext.loading.adapter_files import ADAPTER_CONFIG, PEFT_PREFIX, module_of, read_weights, with_targets
+from trainer_ext.loading.adapter_files import ADAPTER_CONFIG, PEFT_PREFIX, module_of, with_targets
 from trainer_ext.students.base import StudentFamily
 
 ADAPTER_NAME = ".default"  # in the keys of a state dict that was not saved by PEFT
@@ -51,9 +50,8 @@ class KeyReport:
         return self.loaded + len(self.renamed) + len(self.misshapen) + len(self.unknown)
 
 
-def compare_keys(weights: Path, config: PeftConfig, family: StudentFamily) -> KeyReport:
+def compare_keys(saved: Mapping[str, Tensor], config: PeftConfig, family: StudentFamily) -> KeyReport:
     """Load an adapter onto the model without weights, and compare its keys with the model's."""
-    saved = read_weights(weights)
     adapted = wrap(config, family)
     if adapted is None:  # the config targets modules of another layout; those that the keys name are looked for
         modules = sorted({module_of(rename_key(key, family)) for key in saved})

@@ -1,13 +1,11 @@
 """Values of a saved adapter, and how far they move a model's logits."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch import Tensor
-
-from trainer_ext.loading.adapter_files import read_weights
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,8 @@ class WeightReport:
         return self.all_b > 0 and len(self.zero_b) == self.all_b and not self.others
 
 
-def inspect_weights(weights: Path) -> WeightReport:
+def inspect_weights(tensors: Mapping[str, Tensor]) -> WeightReport:
     """Look at every value of an adapter."""
-    tensors = read_weights(weights)
     b = [key for key in tensors if "lora_B" in key or "lora_embedding_B" in key]
     return WeightReport(
         zero_b=[key for key in b if not bool(tensors[key].float().any())],
@@ -62,12 +59,17 @@ class Effect:
 
 
 @torch.no_grad()
-def measure_effect(adapted: PeftModel, ids: list[int]) -> Effect:
-    """Run a prompt with the adapter and without it."""
+def compare_logits(adapted: PeftModel, ids: list[int]) -> tuple[Tensor, Tensor]:
+    """Return a prompt's logits (T, V) with the adapter, and without it."""
     inputs = torch.tensor([ids], device=adapted.device)
-    new = adapted(input_ids=inputs).logits[0].float()
+    with_adapter = adapted(input_ids=inputs).logits[0]
     with adapted.disable_adapter():
-        old = adapted(input_ids=inputs).logits[0].float()
+        return with_adapter, adapted(input_ids=inputs).logits[0]
+
+
+def measure_effect(adapted: PeftModel, ids: list[int]) -> Effect:
+    """Measure how far the adapter moves a prompt's logits."""
+    new, old = (logits.float() for logits in compare_logits(adapted, ids))
     return Effect(
         kl=float(mean_kl(old, new)),
         largest=float((new - old).abs().max()),

@@ -6,7 +6,6 @@ are used: the family's processor would also need torchvision for videos, and pad
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,9 @@ from transformers import (
     Qwen2_5OmniThinkerForConditionalGeneration,
     WhisperFeatureExtractor,
 )
-from transformers.utils import cached_file
 
 from data_builders.chat_encoder import QUESTION_SLOT, SYSTEM_SLOT, PromptTemplate, TextTokenizer
-from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
+from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, find_file
 from trainer_ext.students import qwen2_5_omni_names
 from trainer_ext.students.empty_weights import place_empty_weights
 from trainer_ext.students.packed_attention import PACKED_ATTENTION, check_packable
@@ -258,15 +256,10 @@ def detach_output(tower: nn.Module, inputs: Any, output: Any) -> Any:
 
 def read_chat_template_json(name_or_path: str, revision: str | None) -> str:
     """Read the chat template of a repository that keeps it in chat_template.json, which tokenizers do not read."""
-    file = cached_file(
-        name_or_path,
-        "chat_template.json",
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-    )
+    file = find_file(name_or_path, "chat_template.json", revision)
     if file is None:
         raise ValueError(
             f"{name_or_path} has no chat template: neither chat_template.jinja, chat_template.json nor the tokenizer's "
             "config holds one. Save one beside the tokenizer."
         )
-    return json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"]
+    return json.loads(file.read_text(encoding="utf-8"))["chat_template"]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file, extract_commit_hash
 
@@ -24,6 +25,7 @@ from trainer_ext.evaluation.generation import cut_batches, generate_greedily, pa
 from trainer_ext.evaluation.items import MODALITIES, REFUSED, Answer
 from trainer_ext.evaluation.sources.base import Asked
 from trainer_ext.loading.adapter import load_adapter
+from trainer_ext.loading.adapter_files import ADAPTER_CONFIG
 from trainer_ext.loading.student import load_student
 from trainer_ext.students.base import StudentFamily
 from trainer_ext.students.distill_forward import install_distill_forward
@@ -196,6 +198,6 @@ def fingerprint_adapter(name_or_path: str, revision: str) -> str:
     """Return the hash of a folder's adapter, or the commit of a Hub's."""
     folder = Path(name_or_path)
     if folder.is_dir():
-        return "".join(hash_file(folder / name)[:16] for name in ("adapter_config.json", "adapter_model.safetensors"))
+        return "".join(hash_file(folder / name)[:16] for name in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME))
     name, named = split_revision(name_or_path, revision)
-    return str(extract_commit_hash(cached_file(name, "adapter_config.json", revision=named), None))
+    return str(extract_commit_hash(cached_file(name, ADAPTER_CONFIG, revision=named), None))
