@@ -22,7 +22,6 @@ import torch
 import yaml
 from accelerate import PartialState
 from peft import PeftConfig
-from transformers import AutoConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -40,20 +39,18 @@ from trainer_ext.checkpoints.complete import find_corruption
 from trainer_ext.checkpoints.identity import hash_weights
 from trainer_ext.checkpoints.output_dir import claim_output_dir, replace_earlier_run
 from trainer_ext.command_line import run_command
-from trainer_ext.environment import describe_environment
 from trainer_ext.evaluation.divergences import measure_divergences
 from trainer_ext.evaluation.evaluators.base import check_evaluator
 from trainer_ext.evaluation.held_out import AFTER, BEFORE, HeldOut, select_held_out, show_lines
 from trainer_ext.evaluation.plots import plot_training
 from trainer_ext.evaluation.tables import make_model_index, write_markdown
-from trainer_ext.hub.model_card import RunFacts, describe_adapter
-from trainer_ext.hub.sources import describe_sources
+from trainer_ext.hub.run_facts import gather_facts
 from trainer_ext.loading.student import load_peft_config, load_student
 from trainer_ext.loading.teacher import load_teacher
 from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
 from trainer_ext.memory.callback import MemoryCallback
+from trainer_ext.memory.from_prompts import plan_prompts
 from trainer_ext.memory.from_trainer import plan_training
-from trainer_ext.memory.plan import Lengths, plan_run
 from trainer_ext.memory.table import show_plan
 from trainer_ext.parser import RecipeParser
 from trainer_ext.preview import show_prompts
@@ -106,7 +103,9 @@ def main() -> None:
 
     trainer = load_trainer(model, soft, training, family, pairs, peft_config)
     if state.is_main_process:
-        trainer.run_facts = gather_facts(trainer.run_facts, model, data, training, peft_config)
+        trainer.run_facts = gather_facts(
+            trainer.run_facts, model, training, peft_config, data.dataset_name or data.questions, data.dataset_revision
+        )
         show_left_out(trainer, Path(name), Path(training.output_dir))
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
     show_progress(trainer, memory)
@@ -166,34 +165,6 @@ def check_push(model: ModelArguments, training: CrossModalDistillConfig) -> None
         )
 
 
-def gather_facts(
-    facts: RunFacts,
-    model: ModelArguments,
-    data: DataArguments,
-    training: CrossModalDistillConfig,
-    peft_config: PeftConfig | None,
-) -> RunFacts:
-    """Add what the card says of models, data and machine."""
-    assert model.model_name_or_path is not None
-    base = training.hub_base_model_id or model.model_name_or_path
-    teacher, dataset = model.teacher_model_name_or_path, data.dataset_name or data.questions
-    revisions, licenses = describe_sources(
-        {base: model.model_revision, **({teacher: model.teacher_model_revision} if teacher else {})},
-        {dataset: data.dataset_revision} if dataset else {},
-    )
-    bits = "4-bit NF4" if model.load_in_4bit else "8-bit" if model.load_in_8bit else None
-    return replace(
-        facts,
-        base_model=base,
-        teacher_model=teacher,
-        dataset_name=dataset,
-        revisions=revisions,
-        licenses=licenses,
-        adapter=describe_adapter(peft_config, bits),
-        environment=describe_environment(),
-    )
-
-
 def show_header(parser: RecipeParser, model: ModelArguments, training: CrossModalDistillConfig) -> None:
     """Print what the run is about: config, student, teacher, device."""
     teacher = "" if model.teacher_model_name_or_path is None else f": {model.teacher_model_name_or_path}"
@@ -234,17 +205,7 @@ def show_preview(
         seconds = [row["speech_seconds"] or 0.0 for row in rows]
     show_outcomes({"questions": counts})
     prompts = show_prompts(rows, seconds, family, training.channels)
-    longest = [prompt + data.answer_max_new_tokens for prompt in prompts.values()]
-    many = training.per_device_train_batch_size
-    lengths = Lengths(
-        tokens=many * sum(longest), scored=many * len(longest) * data.answer_max_new_tokens, questions=many,
-        teacher_tokens=many * max(longest), teacher_scored=many * data.answer_max_new_tokens,
-        input_bytes=many * round(float(max(seconds)) * family.feature_bytes_per_second),
-    )  # fmt: skip
-    teacher = None
-    if training.teacher_kind == "model":
-        teacher = AutoConfig.from_pretrained(model.teacher_model_name_or_path, revision=model.teacher_model_revision)
-    show_plan(plan_run(model, training, family, family.config, teacher, lengths))
+    show_plan(plan_prompts(model, training, family, list(prompts.values()), max(seconds), data.answer_max_new_tokens))
 
 
 def show_left_out(trainer: CrossModalDistillTrainer, data: Path, output: Path) -> None:

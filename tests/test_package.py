@@ -24,7 +24,8 @@ from data_builders.arguments import (
 from data_builders.pipeline.dataset_card import write_dataset_card
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.hub.export_card import write_export_card
-from trainer_ext.hub.model_card import RunFacts, write_model_card
+from trainer_ext.hub.model_card import write_model_card
+from trainer_ext.hub.run_facts import RunFacts
 from trainer_ext.students.qwen2_5_omni import Qwen2_5OmniStudent as family
 
 folder, repository = Path(sys.argv[1]), sys.argv[2]

@@ -12,14 +12,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from data_builders.hub.folders import keep_on_disk, make_upload, repository_name
 from data_builders.hub.ids import public_name
-from data_builders.hub.push import Upload, check_upload, push
+from data_builders.hub.push import Upload, push
 from data_builders.hub.repository import CARD, Repository, claim_repository
 from data_builders.hub.requests import PushFailed, PushRefused
 from data_builders.storage.atomic import temporary_path
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.checkpoints.callback import checkpoint_folder
 from trainer_ext.hub.folders import ADAPTER, CHECKPOINT_FOLDER, MODEL, collect_checkpoint
-from trainer_ext.hub.model_card import RunFacts, write_model_card
+from trainer_ext.hub.model_card import write_model_card
+from trainer_ext.hub.run_facts import RunFacts
 from trainer_ext.resumable_trainer import ResumableTrainer
 
 logger = logging.getLogger(__name__)
@@ -100,13 +101,11 @@ class PushingTrainer(ResumableTrainer):
         (staged / CARD).unlink(missing_ok=True)  # PEFT's, of which the checkpoint has a link
         facts = replace(self._public_facts(), step=self.state.global_step, steps=self.state.max_steps)
         write_model_card(staged, facts, self.args, self.family, self.repository.id.rpartition("/")[2])
-        upload = make_upload(staged, ADAPTER if facts.use_peft else MODEL, self.repository.id)
+        kind, whole = ADAPTER if facts.use_peft else MODEL, None
         if self.args.hub_strategy == "checkpoint":
+            kind = replace(kind, patterns=[*kind.patterns, f"{CHECKPOINT_FOLDER}/*"])
             whole = collect_checkpoint(staged, facts.base_model)
-            files = sorted([*upload.files, *whole], key=lambda file: file.path)
-            upload = Upload(upload.contents, files, [*upload.managed, f"{CHECKPOINT_FOLDER}/*"])
-            check_upload(upload, staged)
-        return upload
+        return make_upload(staged, kind, self.repository.id, added=whole)
 
     def push_to_hub(self, commit_message: str | None = "End of training", **kwargs: Any) -> str | None:
         """Save, write the card and push in one commit; returns the commit's URL on the main process.

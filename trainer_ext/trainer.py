@@ -19,7 +19,7 @@ from trainer_ext.collator import PairCollator
 from trainer_ext.evaluation.divergences import WITH_STATES
 from trainer_ext.evaluation.held_out import AUTOMATIC
 from trainer_ext.evaluation.quick_scores import MODALITIES, choose_questions, score_questions
-from trainer_ext.hub.model_card import RunFacts
+from trainer_ext.hub.run_facts import RunFacts
 from trainer_ext.judge_free import JudgeFreeMeter, mean_divergences
 from trainer_ext.length_sampler import LengthGroupedSampler, ResumableRebalanceSampler
 from trainer_ext.loading.adapter_config import check_peft_config, check_trained_parameters

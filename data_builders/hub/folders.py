@@ -63,7 +63,8 @@ class FolderKind:
                 raise PushRefused(f"{folder} has no {pattern}, without which nobody can use it")
         for path, file in files.items():
             if path.endswith(".safetensors.index.json"):
-                promised = set(json.loads(file.read())["weight_map"].values())
+                beside = path.rpartition("/")[0]
+                promised = {f"{beside}/{name}".lstrip("/") for name in json.loads(file.read())["weight_map"].values()}
                 if missing := sorted(promised - files.keys()):
                     raise PushRefused(f"{folder} has no {missing[0]}, which {path} names")
 

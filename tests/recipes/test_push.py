@@ -19,7 +19,8 @@ from tests.support.lab import STUDENT, TEACHER, write_every
 from tests.support.processes import run
 from tests.support.run_script import run_script
 from trainer_ext.arguments import CrossModalDistillConfig
-from trainer_ext.hub.model_card import RunFacts, name_base, write_model_card
+from trainer_ext.hub.model_card import name_base, write_model_card
+from trainer_ext.hub.run_facts import RunFacts
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.teachers.stored import SoftTargets
 

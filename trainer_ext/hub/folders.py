@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.utils import CONFIG_NAME
 
 from data_builders.hub.contents import Contents
 from data_builders.hub.folders import DATASET, SOFT_TARGETS, FolderKind
-from data_builders.hub.push import UploadFile
 from data_builders.hub.repository import CARD
 from data_builders.hub.requests import PushRefused
 from data_builders.redaction import hide_credentials
@@ -90,36 +90,28 @@ def hide_places(value: Any) -> Any:
     return hide_credentials(value) if isinstance(value, str) else value
 
 
-def collect_checkpoint(folder: Path, base_model: str) -> list[UploadFile]:
-    """Return the files of a checkpoint that a run resumes from, for `hub_strategy: checkpoint`; no pickled arguments.
+def collect_checkpoint(folder: Path, base_model: str) -> dict[str, Path | bytes]:
+    """Return what a run resumes from, for `hub_strategy: checkpoint`, by its path on the Hub; no pickled arguments.
 
     Paths of this machine are taken out, and the checksums are those of the files as they are pushed.
     """
     checksums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-    files = {
-        file.relative_to(folder).as_posix(): UploadFile("", file)
+    files: dict[str, Path | bytes] = {
+        file.relative_to(folder).as_posix(): file
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name not in (CARD, CHECKSUMS, "training_args.bin")
+        if file.is_file() and file.name not in (CARD, CHECKSUMS, TRAINING_ARGS_NAME)
     }
     changed = {}
     if ADAPTER_CONFIG in files:
-        changed[ADAPTER_CONFIG] = rename_base(files[ADAPTER_CONFIG].read(), base_model)
-    state = json.loads(files["trainer_state.json"].read())
+        changed[ADAPTER_CONFIG] = rename_base((folder / ADAPTER_CONFIG).read_bytes(), base_model)
+    state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     if best := state.get("best_model_checkpoint"):
-        changed["trainer_state.json"] = json.dumps({**state, "best_model_checkpoint": Path(best).name}).encode()
-    files |= {path: UploadFile("", content) for path, content in changed.items()}
-    kept = {path: file_hash(files[path], digest) for path, digest in checksums.items() if path in files}
-    files[CHECKSUMS] = UploadFile("", json.dumps(kept, indent=1).encode())
-    return [UploadFile(f"{CHECKPOINT_FOLDER}/{path}", file.source) for path, file in sorted(files.items())]
-
-
-def file_hash(file: UploadFile, of_disk: str) -> str:
-    """Return the SHA-256 of a file as it is pushed.
-
-    Args:
-        of_disk: that of its content on disk.
-    """
-    return hashlib.sha256(file.source).hexdigest() if isinstance(file.source, bytes) else of_disk
+        changed[TRAINER_STATE_NAME] = json.dumps({**state, "best_model_checkpoint": Path(best).name}).encode()
+    files |= changed
+    kept = {path: digest for path, digest in checksums.items() if path in files}
+    kept |= {path: hashlib.sha256(content).hexdigest() for path, content in changed.items()}
+    files[CHECKSUMS] = json.dumps(kept, indent=1).encode()
+    return {f"{CHECKPOINT_FOLDER}/{path}": source for path, source in files.items()}
 
 
 ADAPTER = FolderKind(

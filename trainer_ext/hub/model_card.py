@@ -5,16 +5,15 @@ A card names its own repository `your-name/<folder>` until it is pushed, and nev
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from peft import PeftConfig
+from huggingface_hub import ModelCard, ModelCardData
 
-from data_builders.hub.contents import METADATA_KEY, Contents
+from data_builders.hub.contents import METADATA_KEY
 from data_builders.hub.folders import local_id
 from trainer_ext.arguments import CrossModalDistillConfig
+from trainer_ext.hub.run_facts import RunFacts
 from trainer_ext.students.base import StudentArchitecture
 from trainer_ext.supported_arguments import WITHOUT_EFFECT_ON_WEIGHTS, default_of
 
@@ -27,53 +26,6 @@ TOLD_ELSEWHERE = {
     "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "eval_strategy",
     "eval_steps", "hub_base_model_id", "overwrite_repository", "metric_for_best_model", "greater_is_better",
 }  # fmt: skip
-
-
-@dataclass
-class RunFacts:
-    """Facts of a run that its training arguments do not hold.
-
-    Attributes:
-        base_model, teacher_model, dataset_name: Hub ids, or names of local folders.
-        revisions: Hub id -> commit that was used.
-        licenses: Hub id -> license.
-        adapter: settings of LoRA and quantization.
-        environment: versions, commit, hardware; see trainer_ext/environment.py.
-        report: the content of report.json; None for a run without scores.
-        scores: its table in Markdown.
-        eval_results: its scores, for the card's model-index.
-        step: of a checkpoint in the middle of a run; None for a finished run.
-        steps: of the whole run.
-    """
-
-    base_model: str
-    use_peft: bool
-    teacher_model: str | None = None
-    dataset_name: str | None = None
-    revisions: Mapping[str, str] = field(default_factory=dict)
-    licenses: Mapping[str, str] = field(default_factory=dict)
-    adapter: Mapping[str, Any] = field(default_factory=dict)
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
-    report: Mapping[str, Any] | None = None
-    scores: str | None = None
-    eval_results: tuple[EvalResult, ...] = ()
-    step: int | None = None
-    steps: int | None = None
-
-    @property
-    def contents(self) -> Contents:
-        """Return what a repository with this run's result holds."""
-        return Contents("adapter" if self.use_peft else "model", self.base_model)
-
-
-def describe_adapter(config: PeftConfig | None, quantization: str | None) -> dict[str, Any]:
-    """Return the settings of LoRA and quantization that a card names."""
-    settings: dict[str, Any] = {} if quantization is None else {"quantization of the base": quantization}
-    for name in ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora"):
-        if value := getattr(config, name, None):
-            settings[name] = value
-    return settings
 
 
 def list_changed(training: CrossModalDistillConfig) -> dict[str, Any]:
