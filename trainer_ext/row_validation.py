@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
+from data_builders.audio import measure_clip
 from data_builders.chat import hash_vocabulary
 from data_builders.outcomes import Rejected, RowRejected, list_rows
 from data_builders.schema import CHANNELS, RESPONSE_COLUMN
+from data_builders.storage.dataset_folder import check_column_types
 from trainer_ext.arguments import CrossModalDistillConfig
+from trainer_ext.collator import is_as_long_as_stated
 from trainer_ext.students.base import StudentEncoder
 from trainer_ext.students.encode_row import encode_row, estimate_samples
 from trainer_ext.teachers.base import TeacherEncoder
@@ -40,6 +44,21 @@ class CheckedRows:
     digest: str = ""
 
 
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip in a data set, not decoded.
+
+    Attributes:
+        size: bytes; 0 for a missing clip, 1 for one that is stored as a path.
+        sample: its last bytes in hexadecimal, or the path with the file's size and time.
+        cell: the undecoded cell; None without speech.
+    """
+
+    size: int = 0
+    sample: str = ""
+    cell: pa.StructScalar | None = None
+
+
 def check_rows(
     dataset: Dataset,
     student: StudentEncoder,
@@ -49,10 +68,11 @@ def check_rows(
     max_length: int | None = None,
     every_channel: bool = True,
 ) -> CheckedRows:
-    """Validate a data set for a run; clips are not decoded here.
+    """Validate a data set for a run; of a clip, the header and the last sample are read.
 
-    A row is rejected for an empty question or response, an unknown channel, a clip that is missing, empty, or too short
-    or too long for the student, more than `max_length` tokens, or a response that the teacher cannot be compared on.
+    A row is rejected for an empty question or response, an unknown channel, a clip that is missing, empty, damaged, of
+    another length than `speech_seconds`, or too short or too long for the student, more than `max_length` tokens, or a
+    response that the teacher cannot be compared on.
 
     Raises:
         ValueError: a missing column, a teacher that does not fit the student or has nothing for a row, or no row at all
@@ -66,21 +86,26 @@ def check_rows(
             f"the data set has no column {', '.join(missing)}; it has {', '.join(dataset.column_names)}. "
             "The columns are described in data_builders/schema.py"
         )
+    check_column_types(dataset.features, "the data set")
     if teacher is not None:
         teacher.check_student(student)
-    clips = sample_clips(dataset) if needs_speech else [(0, "")] * len(dataset)
+    clips = sample_clips(dataset) if needs_speech else [StoredClip()] * len(dataset)
     checked, digest = CheckedRows(), hashlib.sha256()
     trained = dict.fromkeys(channels, 0)
-    for row, (size, sample) in zip(dataset.select_columns([c for c in wanted if c != "speech"]), clips, strict=True):
+    for number, (row, clip) in enumerate(
+        zip(dataset.select_columns([c for c in wanted if c != "speech"]), clips, strict=True)
+    ):
+        if row["id"] is None:
+            raise ValueError(f"row number {number} of the data set has no id")
         try:
-            length, used = check_row(row, size, student, teacher, channels, response_column, max_length)
+            length, used = check_row(row, clip, student, teacher, channels, response_column, max_length)
         except RowRejected as error:
             checked.rejected[row["id"]] = error.rejected
             checked.lengths.append(0)
             continue
         checked.lengths.append(length)
         if used:
-            digest.update(json.dumps([list(row.values()), size, sample]).encode())
+            digest.update(json.dumps([list(row.values()), clip.size, clip.sample]).encode())
         for channel in used:
             trained[channel] += 1
     checked.digest = digest.hexdigest()[:16]
@@ -97,7 +122,7 @@ def check_rows(
 
 def check_row(
     row: Mapping[str, Any],
-    clip_bytes: int,
+    clip: StoredClip,
     student: StudentEncoder,
     teacher: TeacherEncoder | None,
     channels: list[str],
@@ -112,11 +137,13 @@ def check_row(
     for name in ("question", response_column):
         if not row[name] or not row[name].strip():
             raise reject(row, f"empty_{name}", f"its {name} is empty")
-    if unknown := set(row["channels"]) - set(CHANNELS):
-        raise reject(row, "unknown_channel", f"unknown channel {min(unknown)!r}; known are {', '.join(CHANNELS)}")
+    if row["channels"] is None:
+        raise reject(row, "no_channels", f"it names no channels; known are {', '.join(CHANNELS)}")
+    if unknown := sorted({str(channel) for channel in row["channels"]} - set(CHANNELS)):
+        raise reject(row, "unknown_channel", f"unknown channel {unknown[0]!r}; known are {', '.join(CHANNELS)}")
     used = [channel for channel in channels if channel in row["channels"]]
     if "s2t" in used:
-        check_clip(row, clip_bytes, student.max_speech_seconds)
+        check_clip(row, clip, student.max_speech_seconds)
     response = student.encode_response(row[response_column])
     lengths = [count_tokens(student, row, channel, response, max_length) for channel in used]
     if teacher is not None and used:
@@ -151,20 +178,20 @@ def count_tokens(
     return length
 
 
-def sample_clips(dataset: Dataset) -> list[tuple[int, str]]:
-    """Return the size of every clip and its last bytes in hexadecimal, without copying the clips.
-
-    0 is a clip that is missing. Of a clip that is stored as a path: 1, and the path with the file's size and time.
-    """
+def sample_clips(dataset: Dataset) -> list[StoredClip]:
+    """Return every clip, undecoded, with its size and a sample of its bytes."""
     column = dataset.select_columns("speech").with_format("arrow")[:]["speech"]
     content = pc.struct_field(column, "bytes")
     sizes = pc.fill_null(pc.binary_length(content), 0).to_pylist()
     tails = pc.binary_slice(content, -SAMPLED_BYTES, None).to_pylist()
     paths = pc.struct_field(column, "path").to_pylist()
-    return [
-        (size, tail.hex()) if size else (1, describe_file(path)) if path else (0, "")
-        for size, tail, path in zip(sizes, tails, paths, strict=True)
-    ]
+    clips = []
+    for size, tail, path, cell in zip(sizes, tails, paths, column, strict=True):
+        if size:
+            clips.append(StoredClip(size, tail.hex(), cell))
+        else:
+            clips.append(StoredClip(1, describe_file(path), cell) if path else StoredClip())
+    return clips
 
 
 def describe_file(path: str) -> str:
@@ -173,22 +200,34 @@ def describe_file(path: str) -> str:
     return f"{path} {file.stat().st_size} {file.stat().st_mtime_ns}" if file.is_file() else path
 
 
-def check_clip(row: Mapping[str, Any], length_bytes: int, max_seconds: float) -> None:
-    """Raise RowRejected for a clip that is missing, empty or too long."""
-    seconds = row["speech_seconds"]
-    if seconds is not None and (math.isnan(seconds) or seconds <= 0):
-        raise reject(row, "speech_empty", f"its speech has zero length (speech_seconds is {seconds})")
-    if length_bytes == 0 or seconds is None:
+def check_clip(row: Mapping[str, Any], clip: StoredClip, max_seconds: float) -> None:
+    """Raise RowRejected for a clip that is missing, empty, too long, damaged, or not as long as its row says."""
+    stated = row["speech_seconds"]
+    if stated is not None and (math.isnan(stated) or stated <= 0):
+        raise reject(row, "speech_empty", f"its speech has zero length (speech_seconds is {stated})")
+    if clip.cell is None or stated is None:
         raise reject(
             row,
             "speech_missing",
             "it trains s2t but has no speech or no speech_seconds; add them, or take 's2t' from its channels",
         )
-    if seconds > max_seconds:
+    try:
+        seconds = measure_clip(clip.cell.as_py(), row["id"])
+    except ValueError as error:
+        raise reject(row, "speech_unreadable", str(error).partition(": ")[2]) from error
+    if max(seconds, stated) > max_seconds:
         raise reject(
             row,
             "speech_too_long",
-            f"its speech is {seconds:.1f} s long, and the student takes {max_seconds:g} s at most; no clip is cut",
+            f"its speech is {max(seconds, stated):.1f} s long, and the student takes {max_seconds:g} s at most; no "
+            "clip is cut",
+        )
+    if not is_as_long_as_stated(seconds, stated):
+        raise reject(
+            row,
+            "speech_length_differs",
+            f"its speech is {seconds:.2f} s long, and speech_seconds says {stated:.2f}: the clip is cut, or of another "
+            "row",
         )
 
 

@@ -4,6 +4,7 @@ In: a JSONL, JSON, CSV, TSV, Parquet or text file, or the id of a data set on th
 Out: one `SourceQuestion` per row.
 """
 
+import glob
 import math
 import re
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ def open_table(name_or_path: str, split: str, revision: str | None) -> TextTable
     elif (suffix := Path(name_or_path).suffix) in READERS:
         return open_text_file(Path(name_or_path))
     else:
-        stream = load_dataset(FILE_LOADERS[suffix], data_files=name_or_path, split="train", streaming=True)
+        stream = load_dataset(FILE_LOADERS[suffix], data_files=glob.escape(name_or_path), split="train", streaming=True)
     stream = stream if stream.column_names else stream._resolve_features()
     return TextTable(stream.column_names or [], iter(stream))
 

@@ -1,11 +1,15 @@
 """A finished data set, loaded from its folder or the Hub."""
 
+import glob
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, load_dataset, load_from_disk
+from datasets import Audio, DatasetDict, Features, LargeList, List, Value, load_dataset, load_from_disk
 
 from data_builders.schema import FEATURES
+from data_builders.storage.clip_paths import check_clip_paths
+
+AUDIO_COLUMNS = tuple(name for name, feature in FEATURES.items() if isinstance(feature, Audio))
 
 
 def load_dataset_folder(name: str, revision: str | None = None) -> Any:
@@ -13,18 +17,63 @@ def load_dataset_folder(name: str, revision: str | None = None) -> Any:
 
     Args:
         revision: branch, tag or commit of one of the Hub.
+
+    Raises:
+        ValueError: a column has another type than the schema's, or a clip is a file outside of the data set.
     """
     folder = Path(name)
     if (folder / "data").is_dir():
-        files: dict[str, list[str]] = {}
-        for file in sorted((folder / "data").glob("*.parquet")):
-            files.setdefault(file.name.rsplit("-", 3)[0], []).append(str(file))
-        train_first = sorted(files, key=lambda split: (split != "train", split))
-        loaded = load_dataset("parquet", data_files={split: files[split] for split in train_first})
+        loaded = load_dataset("parquet", data_files=list_data_files(folder))
     else:
         loaded = load_from_disk(name) if folder.is_dir() else load_dataset(name, revision=revision)
     if isinstance(loaded, DatasetDict):
         for split, dataset in loaded.items():
-            for column in {"speech", "noisy_speech"} & set(dataset.column_names):
+            check_column_types(dataset.features, f"{name}, split {split}")
+            for column in set(AUDIO_COLUMNS) & set(dataset.column_names):
                 loaded[split] = loaded[split].cast_column(column, FEATURES[column])
+                check_clip_paths(loaded[split], column, name)
     return loaded
+
+
+def list_data_files(folder: Path) -> dict[str, list[str]]:
+    """Return the parquet files of a built data set by split, train first.
+
+    Their names are escaped: `load_dataset` reads a name as a pattern, in which "[1]" is the character 1.
+    """
+    files: dict[str, list[str]] = {}
+    for file in sorted((folder / "data").glob("*.parquet")):
+        files.setdefault(file.name.rsplit("-", 3)[0], []).append(glob.escape(str(file)))
+    train_first = sorted(files, key=lambda split: (split != "train", split))
+    return {split: files[split] for split in train_first}
+
+
+def check_column_types(features: Features, where: str) -> None:
+    """Raise ValueError, naming them all, for columns of the schema that have another type; `where` starts the message.
+
+    Types that hold the same values are accepted: large_string for string, float64 or integers for float32.
+    """
+    wrong = [
+        f"column {name} has the type {features[name]}, and is to be {wanted}"
+        for name, wanted in FEATURES.items()
+        if name in features and describe_kind(features[name]) not in (describe_kind(wanted), "nothing")
+    ]
+    if wrong:
+        raise ValueError(f"{where}: {'; '.join(wrong)}. Convert them by `cast_column` of datasets")
+
+
+def describe_kind(feature: Any) -> str:
+    """Return the values that a column's type can hold: text, number, audio, nothing (all null), or else the type."""
+    if isinstance(feature, Audio):
+        return "audio"
+    if isinstance(feature, dict) and set(feature) == {"bytes", "path"}:
+        return "audio"
+    if isinstance(feature, (List, LargeList)):
+        return f"list of {describe_kind(feature.feature)}"
+    if isinstance(feature, Value):
+        if feature.dtype in ("string", "large_string"):
+            return "text"
+        if feature.dtype.startswith(("float", "int", "uint")):
+            return "number"
+        if feature.dtype == "null":
+            return "nothing"
+    return str(feature)

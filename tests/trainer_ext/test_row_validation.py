@@ -10,13 +10,20 @@ import soundfile
 from tokenizers import Tokenizer
 
 from data_builders.audio import encode_speech
+from tests.support.bad_clips import claim_samples, make_wav
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.teachers.prompts import TeacherPromptEncoder
+
+CLIP = encode_speech(np.random.default_rng(0).normal(scale=0.1, size=16_000).astype(np.float32))
 
 
 def spoil(dataset, number: int, **cells):
     """Return the data set with some cells of one row changed."""
     return dataset.map(lambda row, i: cells if i == number else {}, with_indices=True)
+
+
+def damaged(content: bytes, seconds: float = 1.0) -> dict:
+    return {"speech": {"bytes": content, "path": None}, "speech_seconds": seconds}
 
 
 def speech(seconds: float) -> dict:
@@ -34,6 +41,12 @@ def speech(seconds: float) -> dict:
         ({"speech": None}, "it trains s2t but has no speech"),
         (speech(31.0), "31.0 s long"),
         (speech(0.01), "too short"),
+        (damaged(CLIP[: len(CLIP) // 2]), "its speech cannot be read"),
+        (damaged(make_wav(np.zeros(16_000), 16_000)[:20_000]), r"is 0.62 s long, and speech_seconds says 1.00"),
+        (damaged(make_wav(np.zeros(15_000), 1)), "has 1 samples per second"),
+        (damaged(claim_samples(CLIP, 2**36 - 1)), r"its header claims 4294967.3 s"),
+        (damaged(make_wav(np.full(16_000, np.nan), 16_000, "FLOAT")), "it is not sound"),
+        ({"speech": {"bytes": None, "path": "/dev/zero"}}, "/dev/zero is no regular file"),
     ],
 )
 def test_a_bad_row_is_set_aside_or_stops_a_strict_run(make_trainer, pairs, cells, message):
@@ -150,10 +163,11 @@ def test_a_row_longer_than_max_length_is_named_and_never_cut(make_trainer, pairs
     assert any(row_id in str(caught.value) for row_id in pairs["train"]["id"])
 
 
-def test_a_damaged_clip_is_named(make_trainer, pairs):
-    """Prevents: a truncated file read as a shorter question."""
-    cell = pairs["train"][0]["speech"]
-    broken = spoil(pairs["train"], 0, speech={"bytes": cell["bytes"][: len(cell["bytes"]) // 2], "path": None})
+def test_a_clip_that_is_damaged_in_its_middle_is_named(make_trainer, pairs):
+    """Prevents: a damaged frame skipped, or an error that names no row."""
+    content = bytearray(pairs["train"][0]["speech"]["bytes"])
+    content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
+    broken = spoil(pairs["train"], 0, speech={"bytes": bytes(content), "path": None})
     trainer = make_trainer(train_dataset=broken.select([0]), per_device_train_batch_size=1)
     with pytest.raises(ValueError, match=f"row {broken[0]['id']}: its speech cannot be read"):
         trainer.train()

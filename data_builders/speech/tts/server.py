@@ -6,10 +6,11 @@ A voice is written `name[/speed]`: "alice", "alice/1.1". Responses are WAV or FL
 import io
 
 import numpy as np
-import soundfile
 
 from data_builders.arguments import SpeechArguments
+from data_builders.audio import read_samples
 from data_builders.clients.openai import connect, map_request_errors
+from data_builders.redaction import hide_credentials
 
 TIMEOUT_SECONDS = 300.0
 
@@ -50,10 +51,7 @@ class ServerEngine:
                 model=self.model, input=text, voice=name, response_format="wav", speed=rate
             )
             body = response.read()
-        try:
-            return soundfile.read(io.BytesIO(body), dtype="float32")
-        except soundfile.LibsndfileError as error:
-            raise ValueError(f"{self.base_url} sent no sound file: {error}") from error
+        return read_samples(io.BytesIO(body), f"the answer of {hide_credentials(self.base_url)}")
 
     def close(self) -> None:
         self._client.close()

@@ -173,7 +173,7 @@ def test_a_cell_names_no_file_outside_the_data_set(clips, tmp_path):
     cells = [{"bytes": None, "path": str(secret)}, *table["audio"].to_pylist()[1:]]
     column = pa.array(cells, type=table.schema.field("audio").type)
     pq.write_table(table.set_column(table.schema.get_field_index("audio"), table.schema.field("audio"), column), file)
-    with pytest.raises(ValueError, match=r"row 0 names the file .*secret\.wav as its clip, which is outside"):
+    with pytest.raises(ValueError, match=r"1 rows name a file outside(.|\n)*row 0 names the file .*secret\.wav"):
         load_benchmark(BENCHMARKS["mmau_mini_original"], str(original))
 
 

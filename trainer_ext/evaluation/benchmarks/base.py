@@ -3,6 +3,7 @@
 The data are read with the clips undecoded, checked against the published columns, and turned into items.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -12,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import datasets
 from datasets import (
     Audio,
     Dataset,
@@ -25,10 +25,10 @@ from datasets import (
 )
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import snapshot_download
-from huggingface_hub.constants import HF_HUB_CACHE
 
 from data_builders.schema import SPEECH_RATE_HZ
 from data_builders.storage.call_cache import content_key
+from data_builders.storage.clip_paths import check_clip_paths
 from trainer_ext.evaluation.items import Item
 
 Row = Mapping[str, Any]
@@ -170,25 +170,8 @@ def take_clips(rows: Dataset, column: str, source: str) -> Dataset:
         clips = Dataset.from_dict({CLIP: [resolve_path(root, path) for path in clips[CLIP]]})
         return clips.cast_column(CLIP, SPEECH_FEATURE)
     clips = clips.cast_column(CLIP, SPEECH_FEATURE)
-    # Arrow tells in no time which cells hold no sound themselves.
-    holds = clips.with_format("arrow")[:][CLIP].combine_chunks() if len(clips) else None
-    if holds is not None and holds.field("bytes").null_count > holds.null_count:
-        check_named_files(clips, Path(source))
+    check_clip_paths(clips, CLIP, source)
     return clips
-
-
-def check_named_files(clips: Dataset, source: Path) -> None:
-    """Raise ValueError for a cell that names a file outside the data set and the caches of datasets and the Hub."""
-    roots = [source.absolute(), Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)]
-    for number, row in enumerate(clips):
-        cell = row[CLIP]
-        if cell is not None and cell["bytes"] is None and cell["path"] is not None:
-            file = Path(os.path.normpath(Path(cell["path"]).absolute()))
-            if not any(file.is_relative_to(root) for root in roots):
-                raise ValueError(
-                    f"{source}: row {number} names the file {cell['path']} as its clip, which is outside the data set; "
-                    "such a file is never read"
-                )
 
 
 def resolve_path(root: Path, path: str) -> str:
@@ -238,7 +221,7 @@ def load_files(benchmark: Benchmark, source: str, split: str, files: list[str]) 
     kind = LOADERS.get(Path(files[0]).suffix)
     if kind is None:
         raise ValueError(f"{benchmark.name}: {source} holds none of {', '.join(LOADERS)}")
-    return load_dataset(kind, data_files={split: files}, split=split)
+    return load_dataset(kind, data_files={split: [glob.escape(file) for file in files]}, split=split)
 
 
 def describe_missing(benchmark: Benchmark, source: str, split: str, options: dict[str, Any], error: ValueError) -> str:
