@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from data_builders.pretrained import load_causal_lm_weights
 
 # Our device map beside those of accelerate: layers stay in host memory and are copied to the device one at a time.
 OFFLOAD = "offload"
@@ -29,7 +31,7 @@ class TeacherSettings(NamedTuple):
 def load_causal_lm(settings: TeacherSettings) -> PreTrainedModel:
     """Load a causal LM; one to be offloaded is left on the CPU."""
     device_map = settings.device_map or {"": PartialState().device}
-    return AutoModelForCausalLM.from_pretrained(
+    return load_causal_lm_weights(
         settings.name_or_path,
         revision=settings.revision,
         dtype=settings.dtype,

@@ -18,7 +18,6 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import concatenate_datasets
-from transformers import AutoConfig, AutoTokenizer
 
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, SoftTargetArguments
@@ -26,6 +25,7 @@ from data_builders.causal_lm import TeacherSettings
 from data_builders.chat import hash_vocabulary
 from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 from data_builders.pairs import load_pairs
+from data_builders.pretrained import load_config, load_tokenizer
 from data_builders.schema import RESPONSE_COLUMN
 from data_builders.soft_targets.cache import Scorer, cache_soft_targets, make_settings, read_inputs
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -62,7 +62,7 @@ def main() -> None:
     with state.main_process_first():
         check = PromptLength(student, training.max_length)  # the same questions as those of the run
         pairs = load_pairs(data, teacher, check, training.allowed_rejected_share)
-    tokenizer = AutoTokenizer.from_pretrained(teacher.name_or_path, revision=teacher.revision)
+    tokenizer = load_tokenizer(teacher.name_or_path, teacher.revision)
     settings = read_settings(student, teacher, soft, tokenizer)
     rows = concatenate_datasets(list(pairs.values()))
     inputs = read_inputs(rows, RESPONSE_COLUMN[training.hard_targets], tokenizer)
@@ -88,7 +88,7 @@ def read_settings(
     Raises:
         ValueError: teacher and student have different vocabularies.
     """
-    config = AutoConfig.from_pretrained(teacher.name_or_path, revision=teacher.revision)
+    config = load_config(teacher.name_or_path, teacher.revision)
     if hash_vocabulary(tokenizer) != hash_vocabulary(student.tokenizer):
         raise ValueError(
             f"{teacher.name_or_path} and {student.tokenizer.name_or_path} have different vocabularies, so the student "

@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 from accelerate import PartialState
-from transformers import AutoConfig
 
 from data_builders.arguments import DataArguments
 from data_builders.causal_lm import TeacherSettings
 from data_builders.hub.ids import public_name, split_revision
 from data_builders.pairs import load_pairs
+from data_builders.pretrained import load_config
 from data_builders.storage.dataset_folder import load_dataset_folder
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.command_line import run_command
@@ -115,7 +115,7 @@ def check_before_answers(
         if name is None or models.load_in_4bit:
             raise ValueError("spoken_answers needs model_name_or_path, a full model, and no load_in_4bit")
         family = load_student_family(name, models.model_revision)
-        config = AutoConfig.from_pretrained(name, revision=models.model_revision)
+        config = load_config(name, models.model_revision)
         if not isinstance(family, SpeakingFamily) or family.read_config(config) is config:
             raise ValueError(f"{name} cannot speak: it is no full model with a voice")
 

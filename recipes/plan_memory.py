@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.hf_argparser import HfArg
 
 from data_builders.arguments import DataArguments, SoftTargetArguments
+from data_builders.pretrained import load_config
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.command_line import run_command
 from trainer_ext.memory.gpus import GPUS, Gpu, find_gpu, find_present_gpu
@@ -95,7 +96,7 @@ def plan_recipe(
     teacher: PretrainedConfig | None = None
     if training.teacher_kind == "model":
         assert model.teacher_model_name_or_path is not None
-        teacher = AutoConfig.from_pretrained(find_config(model.teacher_model_name_or_path))
+        teacher = load_config(find_config(model.teacher_model_name_or_path))
     lengths = worst_case_lengths(training, family, speech_seconds)
     return plan_run(model, training, family, student, teacher, lengths, sharding, soft_targets_k)
 

@@ -14,6 +14,7 @@ from tests.support.lab import ROOT
 ORDER = """
 data_builders.schema data_builders.outcomes data_builders.registry data_builders.redaction
 data_builders.hub
+data_builders.pretrained data_builders.time_limit
 data_builders.audio data_builders.chat data_builders.causal_lm data_builders.arguments
 data_builders.chat_encoder
 data_builders.storage data_builders.clients
@@ -40,6 +41,7 @@ POSITION = {name: n for n, line in enumerate(ORDER.split("\n")) for name in line
 # All that training sees of the data: columns, clips, what a text LLM reads and how it is loaded, registries, files.
 SEEN_BY_TRAINING = {
     *("schema", "outcomes", "audio", "chat", "chat_encoder", "causal_lm", "registry", "storage", "hub", "redaction"),
+    *("pretrained", "time_limit"),
 }
 # Evaluation asks text LLMs and servers as the data builder does, disturbs clips and counts wrong words.
 SEEN_BY_EVALUATION = {"answers", "arguments", "clients", "speech"}

@@ -1,6 +1,7 @@
 """TRL's trainer with checkpoints that a run resumes from exactly, or not at all."""
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,13 @@ class ResumableTrainer(SFTTrainer):
                 print(f"resumed from {checkpoint}: step {state.global_step} of {state.max_steps}", flush=True)
             if state.global_step >= state.max_steps:
                 return self._load_finished(checkpoint, state)
-        with self.stop_signals.installed():
-            output = super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
+        try:
+            with self.stop_signals.installed():
+                output = super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
+        except pickle.UnpicklingError as error:  # all states are read with weights_only
+            raise ValueError(
+                f"cannot resume from {checkpoint}: one of its states is a pickle with code in it, which is never run"
+            ) from error
         folder = checkpoint_folder(self.args, self.state)
         if self.stop_signals.received is not None and find_corruption(folder) is not None:
             # The signal came after the last step, and the run saves no checkpoint there.

@@ -23,6 +23,7 @@ from trainer_ext.hub.run_facts import RunFacts
 from trainer_ext.judge_free import JudgeFreeMeter, mean_divergences
 from trainer_ext.length_sampler import LengthGroupedSampler, ResumableRebalanceSampler
 from trainer_ext.loading.adapter_config import check_peft_config, check_trained_parameters
+from trainer_ext.loading.adapter_patterns import check_patterns
 from trainer_ext.loss.alignment import gather_response_labels, response_rows
 from trainer_ext.loss.distillation import LossParts, distillation_loss
 from trainer_ext.loss.objective import Objective
@@ -93,6 +94,8 @@ class CrossModalDistillTrainer(PushingTrainer):
         given = model.peft_config.values() if isinstance(model, PeftModel) else [peft_config] if peft_config else []
         for config in given:
             check_peft_config(config)
+            if not isinstance(model, PeftModel):
+                check_patterns(config, model, "to be trained")
         self.family, self.teacher = family, teacher
         encoder = None if teacher is None else teacher.encoder
         train_dataset, self.checked_rows = prepare_rows(train_dataset, family, encoder, args)

@@ -3,17 +3,13 @@
 from collections.abc import Iterator
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_builders.answers.base import Answer, AnswerOutcome, Question
 from data_builders.arguments import AnswerArguments
 from data_builders.causal_lm import OFFLOAD, TeacherSettings, load_causal_lm
 from data_builders.chat_encoder import ChatEncoder
+from data_builders.pretrained import load_tokenizer
 
 
 class LocalModel:
@@ -26,9 +22,7 @@ class LocalModel:
 
     def __init__(self, settings: TeacherSettings, max_new_tokens: int) -> None:
         self.max_new_tokens = max_new_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(
-            settings.name_or_path, revision=settings.revision, padding_side="left"
-        )
+        self.tokenizer = load_tokenizer(settings.name_or_path, settings.revision, padding_side="left")
         if settings.device_map == OFFLOAD:
             settings = settings._replace(device_map="auto")
         self.model = load_causal_lm(settings).eval()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from openai import APIError
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from data_builders.answers.base import STAGE, Answer, AnswerOutcome, Question
 from data_builders.answers.local_model import list_stop_ids
@@ -18,6 +18,7 @@ from data_builders.chat_encoder import ChatEncoder
 from data_builders.clients.concurrent import map_concurrent
 from data_builders.clients.openai import connect, map_request_errors
 from data_builders.outcomes import Rejected
+from data_builders.pretrained import load_tokenizer
 
 # Servers that take these arguments beside OpenAI's own, by their name in /v1/models.
 TAKES_SAMPLING_ARGUMENTS = ("vllm", "sglang")
@@ -111,7 +112,7 @@ def read_choice(text: str | None, finish_reason: str | None) -> Answer:
 def load_chat(model: str, revision: str) -> tuple[ChatEncoder | None, list[int]]:
     """Return the encoder and the stop ids of a model; None and no ids for a name that only the server knows."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        tokenizer = load_tokenizer(model, revision)
     except (OSError, ValueError):
         return None, []
     try:

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_builders.arguments import VerificationArguments
 from data_builders.outcomes import Rejected
+from data_builders.pretrained import WEIGHTS_ONLY
 from data_builders.registry import load_class
 from data_builders.speech.measures import measure_audio
 from data_builders.storage.call_cache import content_key
@@ -137,7 +138,9 @@ class SpeechVerifier:
         if arguments.similarity_model is not None:
             from sentence_transformers import SentenceTransformer
 
-            self._embedder = SentenceTransformer(arguments.similarity_model)
+            self._embedder = SentenceTransformer(
+                arguments.similarity_model, trust_remote_code=False, model_kwargs=WEIGHTS_ONLY
+            )
 
     def check(
         self,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, find_file
 from trainer_ext.loading.adapter import check_keys
 from trainer_ext.loading.adapter_config import INITIALIZATIONS
-from trainer_ext.loading.adapter_files import ADAPTER_CONFIG
+from trainer_ext.loading.adapter_files import ADAPTER_CONFIG, find_weights, read_adapter_config
+from trainer_ext.loading.adapter_patterns import check_patterns
 from trainer_ext.students.base import StudentFamily
 
 # Keys of LoRA and DoRA, and of whole modules, whose own names have no part of an adapter method in them.
@@ -43,9 +44,11 @@ class MergedAdapter:
     """
 
     def __init__(self, name_or_path: str, family: StudentFamily, revision: str | None = None) -> None:
-        config = PeftConfig.from_pretrained(name_or_path, revision=revision)
+        find_weights(name_or_path, revision)  # PEFT would load a pickle
+        config = read_adapter_config(name_or_path, revision)
         refuse_unmerged(name_or_path, config)
         empty_model = family.make_empty_model(family.config)
+        check_patterns(config, empty_model, name_or_path)
         tied = family.config.get_text_config().tie_word_embeddings
         if tied and config.modules_to_save:
             raise ValueError(

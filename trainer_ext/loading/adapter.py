@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from data_builders.hub.ids import split_revision
 from trainer_ext.loading.adapter_config import INITIALIZATIONS
-from trainer_ext.loading.adapter_files import PEFT_PREFIX
+from trainer_ext.loading.adapter_files import PEFT_PREFIX, find_weights, read_adapter_config
+from trainer_ext.loading.adapter_patterns import check_patterns
 from trainer_ext.loading.adapter_values import compare_logits
 
 
@@ -33,7 +34,10 @@ def load_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None
 def load_fitting_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None = None) -> PeftModel:
     """Load an adapter that may have no effect; otherwise as `load_adapter`."""
     name_or_path, revision = split_revision(name_or_path, revision)
-    check_can_be_turned_off(PeftConfig.from_pretrained(name_or_path, revision=revision), name_or_path)
+    find_weights(name_or_path, revision)  # PEFT would load a pickle
+    config = read_adapter_config(name_or_path, revision)
+    check_can_be_turned_off(config, name_or_path)
+    check_patterns(config, model, name_or_path)
     adapted = PeftModel.from_pretrained(model, name_or_path, revision=revision).eval()
     unexpected, without = find_unloaded(adapted, load_peft_weights(name_or_path, device="cpu", revision=revision))
     missing = find_gaps(adapted, without)
@@ -60,6 +64,7 @@ def check_can_be_turned_off(config: PeftConfig, name_or_path: str) -> None:
 
 def check_keys(adapted: PeftModel, name_or_path: str, revision: str | None = None) -> None:
     """Raise ValueError if the keys of a saved adapter are not those of the adapter in memory."""
+    find_weights(name_or_path, revision)
     saved = set(load_peft_weights(name_or_path, device="cpu", revision=revision))
     wanted = set(get_peft_model_state_dict(adapted))
     unexpected, missing = sorted(saved - wanted), sorted(wanted - saved)

@@ -5,7 +5,6 @@ weights, but not those in a regular expression of target modules.
 """
 
 import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from trainer_ext.loading.adapter import find_gaps, find_unloaded
 from trainer_ext.loading.adapter_files import ADAPTER_CONFIG, PEFT_PREFIX, module_of, with_targets
+from trainer_ext.loading.adapter_patterns import check_patterns
 from trainer_ext.students.base import StudentFamily
 
 ADAPTER_NAME = ".default"  # in the keys of a state dict that was not saved by PEFT
@@ -110,9 +110,11 @@ def describe_other_rank(config: PeftConfig, report: KeyReport) -> str | None:
 
 def wrap(config: PeftConfig, family: StudentFamily) -> PeftModel | None:
     """Return the model without weights, adapted; None if the config targets none of its modules."""
+    empty_model = family.make_empty_model(family.config)
+    check_patterns(config, empty_model, str(config.base_model_name_or_path))
     try:
-        return get_peft_model(family.make_empty_model(family.config), copy.deepcopy(config))
-    except (ValueError, TypeError, re.error):
+        return get_peft_model(empty_model, copy.deepcopy(config))
+    except (ValueError, TypeError):
         return None
 
 

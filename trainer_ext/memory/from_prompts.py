@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from transformers import AutoConfig
-
+from data_builders.pretrained import load_config
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.memory.plan import Lengths, MemoryPlan, plan_run
 from trainer_ext.students.base import StudentFamily
@@ -32,5 +31,6 @@ def plan_prompts(
     )  # fmt: skip
     teacher = None
     if training.teacher_kind == "model":
-        teacher = AutoConfig.from_pretrained(model.teacher_model_name_or_path, revision=model.teacher_model_revision)
+        assert model.teacher_model_name_or_path is not None
+        teacher = load_config(model.teacher_model_name_or_path, model.teacher_model_revision)
     return plan_run(model, training, family, family.config, teacher, lengths)

@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -24,6 +22,7 @@ from transformers import (
 )
 
 from data_builders.chat_encoder import QUESTION_SLOT, SYSTEM_SLOT, PromptTemplate, TextTokenizer
+from data_builders.pretrained import WEIGHTS_ONLY, load_config, load_tokenizer
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, find_file
 from trainer_ext.students import qwen2_5_omni_names
 from trainer_ext.students.empty_weights import place_empty_weights
@@ -87,11 +86,11 @@ class Qwen2_5OmniStudent:
         Raises:
             ValueError: the checkpoint has no chat template.
         """
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+        tokenizer = load_tokenizer(name_or_path, revision)
         if tokenizer.chat_template is None:
             tokenizer.chat_template = read_chat_template_json(name_or_path, revision)
         extractor = WhisperFeatureExtractor.from_pretrained(name_or_path, revision=revision)
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        config = load_config(name_or_path, revision)
         return cls(tokenizer, extractor, cls.read_config(config))
 
     @staticmethod
@@ -113,7 +112,9 @@ class Qwen2_5OmniStudent:
         check_packable(self.config.get_text_config())
         if from_pretrained.get("attn_implementation") in (None, PACKED_ATTENTION):
             from_pretrained["attn_implementation"] = self.attention
-        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(name_or_path, **from_pretrained)
+        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            name_or_path, **WEIGHTS_ONLY, **from_pretrained
+        )
         model.generation_config = GenerationConfig(
             eos_token_id=self.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
         )
@@ -205,13 +206,13 @@ class Qwen2_5OmniStudent:
         Raises:
             ValueError: the checkpoint is a thinker alone.
         """
-        config = AutoConfig.from_pretrained(name_or_path, revision=from_pretrained.get("revision"))
+        config = load_config(name_or_path, from_pretrained.get("revision"))
         if config.model_type != FULL_MODEL_TYPE:
             raise ValueError(
                 f"{name_or_path} cannot speak: it is a thinker without a talker. Name the full model, or export one "
                 "(recipes/export_omni.py --target omni)"
             )
-        return Qwen2_5OmniForConditionalGeneration.from_pretrained(name_or_path, **from_pretrained)
+        return Qwen2_5OmniForConditionalGeneration.from_pretrained(name_or_path, **WEIGHTS_ONLY, **from_pretrained)
 
     def get_student(self, speaking_model: PreTrainedModel) -> PreTrainedModel:
         """Return the thinker of a full model."""

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
+from data_builders.pretrained import load_config
 from data_builders.registry import load_class
 from trainer_ext.students.base import StudentFamily
 
@@ -34,6 +35,6 @@ def find_student_family(name_or_path: str, revision: str | None = None) -> tuple
             f"there is no folder {name_or_path}, which is to hold the model: an adapter records the folder of its "
             "base. Name the base where it is now"
         )
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    config = load_config(name_or_path, revision)
     family = load_class(STUDENTS, config.model_type, f"model_type of {name_or_path}")
     return family, family.read_config(config)

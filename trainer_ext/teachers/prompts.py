@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from data_builders.chat import hash_vocabulary
 from data_builders.chat_encoder import ChatEncoder
 from data_builders.outcomes import Rejected, RowRejected
+from data_builders.pretrained import load_tokenizer
 from trainer_ext.loss.alignment import pad_rows
 from trainer_ext.students.base import StudentEncoder
 
@@ -22,7 +23,7 @@ class TeacherPromptEncoder:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, revision: str | None = None) -> "TeacherPromptEncoder":
-        return cls(AutoTokenizer.from_pretrained(name_or_path, revision=revision))
+        return cls(load_tokenizer(name_or_path, revision))
 
     def check_student(self, student: StudentEncoder) -> None:
         """Raise ValueError if the learned tokens of teacher and student have different ids."""

@@ -10,6 +10,7 @@ import torch
 from transformers import pipeline
 
 from data_builders.arguments import VerificationArguments
+from data_builders.pretrained import WEIGHTS_ONLY
 from data_builders.schema import SPEECH_RATE_HZ
 
 BATCH_SIZE = 16
@@ -30,6 +31,8 @@ class WhisperRecognizer:
             model=model,
             device=0 if on_gpu else -1,
             dtype=torch.float16 if on_gpu else torch.float32,
+            trust_remote_code=False,
+            model_kwargs=WEIGHTS_ONLY,
         )
         # English-only checkpoints (*.en) refuse both options.
         config = self._pipeline.model.generation_config.to_dict()

@@ -1,0 +1,51 @@
+"""Configs, tokenizers and causal LMs of other people's repositories, which are data here and never code.
+
+A config with `auto_map` asks for Python files of its repository. Without an explicit no, transformers asks on the
+terminal, and `yes |` answers. Weights are safetensors: a pickle can run code when it is loaded.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+WEIGHTS_ONLY = {"use_safetensors": True}
+
+
+def load_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:
+    """Load the config of a model.
+
+    Raises:
+        ValueError: its class is code of its own repository.
+    """
+    with refuse_code(name_or_path):
+        return AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+
+
+def load_tokenizer(name_or_path: str, revision: str | None = None, **options: Any) -> Any:
+    """Load a tokenizer; see `load_config`."""
+    with refuse_code(name_or_path):
+        return AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **options)
+
+
+def load_causal_lm_weights(name_or_path: str, revision: str | None = None, **options: Any) -> PreTrainedModel:
+    """Load a causal LM from safetensors; see `load_config`."""
+    with refuse_code(name_or_path):
+        return AutoModelForCausalLM.from_pretrained(
+            name_or_path, revision=revision, trust_remote_code=False, **WEIGHTS_ONLY, **options
+        )
+
+
+@contextmanager
+def refuse_code(name_or_path: str) -> Iterator[None]:
+    """Translate the refusal of transformers, which advises to trust the code."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{name_or_path} needs Python code of its own repository, which is never run here: choose a model whose "
+            "class is part of transformers"
+        ) from error
