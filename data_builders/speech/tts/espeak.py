@@ -50,7 +50,7 @@ class EspeakEngine:
     """Runs espeak-ng, one call at a time; every worker process has an engine of its own.
 
     Raises:
-        RuntimeError: neither the package nor the program is installed.
+        ValueError: neither the package nor the program is installed.
     """
 
     name = "espeak"
@@ -67,8 +67,8 @@ class EspeakEngine:
         if importlib.util.find_spec("espeakng_loader") is None:
             self._program = shutil.which("espeak-ng")
             if self._program is None:
-                raise RuntimeError(
-                    "espeak-ng is not installed: `pip install espeakng-loader`, or install the system's package "
+                raise ValueError(
+                    'espeak-ng is not installed: pip install -e ".[espeak]", or install the system\'s package '
                     "espeak-ng (apt-get install espeak-ng, brew install espeak-ng)"
                 )
 

@@ -86,7 +86,7 @@ def test_without_espeak_both_ways_to_get_it_are_named(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert "pip install espeakng-loader" in done.stderr
+    assert 'pip install -e ".[espeak]"' in done.stderr
     assert "apt-get install espeak-ng" in done.stderr
 
 
