@@ -6,11 +6,13 @@ terminal, and `yes |` answers. Weights are safetensors: a pickle can run code wh
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-WEIGHTS_ONLY = {"use_safetensors": True}
+# Read-only, because a pipeline of transformers adds its own arguments to what it is given.
+WEIGHTS_ONLY = MappingProxyType({"use_safetensors": True})
 
 
 def load_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:

@@ -19,7 +19,6 @@ from typing import Any
 
 import datasets
 import torch
-import yaml
 from accelerate import PartialState
 from peft import PeftConfig
 from transformers.integrations import get_reporting_integration_callbacks
@@ -32,8 +31,8 @@ from data_builders.pairs import locate_pairs, read_pairs
 from data_builders.pipeline.assemble import MANIFEST, read_manifest
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.pipeline.preview import preview_questions
-from data_builders.redaction import hide_passwords
 from data_builders.storage.atomic import write_atomic
+from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.checkpoints.complete import find_corruption
 from trainer_ext.checkpoints.identity import hash_weights
@@ -113,6 +112,8 @@ def main() -> None:
     measure(trainer, held_out, BEFORE)
     if training.overwrite_output_dir and state.is_main_process:
         replace_earlier_run(Path(training.output_dir))
+    if state.is_main_process:
+        write_run_record(Path(training.output_dir), parser.resolved)
     state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=resume)
     measure(trainer, held_out, AFTER)
@@ -121,10 +122,8 @@ def main() -> None:
     trainer.save_state()
     report = None
     folder = Path(training.output_dir)
-    if state.is_main_process:
-        (folder / "resolved.yaml").write_text(yaml.safe_dump(hide_passwords(parser.resolved)), encoding="utf-8")
-        if held_out is not None and held_out.answers:
-            report = show_run(held_out, trainer, memory, time.monotonic() - started)
+    if state.is_main_process and held_out is not None and held_out.answers:
+        report = show_run(held_out, trainer, memory, time.monotonic() - started)
     if state.is_main_process:
         trainer.run_facts = replace(
             trainer.run_facts,

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from data_builders.hub.requests import NotPushed, PushFailed
 from data_builders.outcomes import ServerUnreachable, TemporaryFailure
+from data_builders.storage.locks import release_held
 from trainer_ext.checkpoints.stop_signals import TrainingStopped
 
 TRACEBACK = "--traceback"
@@ -46,6 +47,8 @@ def run_command(main: Callable[[], None]) -> None:
             raise
         report(f"error: {describe(error)}")
         raise SystemExit(2) from None
+    finally:
+        release_held()
 
 
 def leave_process_group() -> None:

@@ -174,6 +174,7 @@ def move_files(source: Path, target: Path) -> None:
             place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)
+            sync(place.parent)
 
 
 def read_umask() -> int:

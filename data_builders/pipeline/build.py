@@ -5,7 +5,9 @@ and verification alone. The manifest of a folder names the build that made it.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,11 @@ from data_builders.speech.augmentation import check_augmentations
 from data_builders.speech.recordings import recordings_per_split
 from data_builders.speech.synthesis import find_engine
 from data_builders.speech.verification import NO_RECOGNIZER, find_recognizer
-from data_builders.storage.atomic import check_writable, exclusive, write_atomic
+from data_builders.storage.atomic import SUFFIX, check_writable, write_atomic
 from data_builders.storage.call_cache import content_key
 from data_builders.storage.dataset_folder import load_dataset_folder
+from data_builders.storage.locks import locked
+from data_builders.storage.run_record import write_run_record
 
 FAILURES_SHOWN = 5
 
@@ -80,7 +84,9 @@ def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) 
         reasons = ", ".join(f"{code} {count}" for code, count in dropped.items())
         print(f"{sum(dropped.values())} of {selection.counts['read']} questions are left out: {reasons}", flush=True)
     build = Build(settings, selection, root, shards, key, teacher)
-    run_shares(build.run_share, pipeline, build.finish, shards / "logs")
+    with build.locked():
+        write_run_record(shards, {name: value for part in settings for name, value in asdict(part).items()})
+        run_shares(build.run_share, pipeline, build.finish, shards / "logs")
     return folder if is_built(folder, key) else None
 
 
@@ -139,6 +145,20 @@ class Build:
     shards: Path  # the folder of finished shards
     key: str
     teacher: str | None  # fingerprint; None where no answers are generated
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Wait for processes that build the same: machines with parts of it exclude the one that has all of it."""
+        machine, machines = self.settings.pipeline.parse_shard()
+        waiting_for = "builds the same data set"
+        with (
+            locked(self.shards / "build.lock", waiting_for, shared=machines > 1),
+            locked(self.shards / f"{machine}-of-{machines}.lock", waiting_for),
+        ):
+            if machines == 1:
+                for leftover in self.shards.glob(f"*{SUFFIX}"):
+                    leftover.unlink()
+            yield
 
     @property
     def recordings(self) -> ShardRecordings:
@@ -226,8 +246,10 @@ class Build:
                 return
             raise ValueError(f"{len(unfinished)} shards are not finished: run this again")
         folder = Path(self.settings.pipeline.output_dir)
-        with exclusive(self.shards / "finish.lock"):  # of several machines that reach the end together, one assembles
-            if is_built(folder, self.key) and not self.settings.pipeline.retry_failed:
+        with locked(folder.with_name(f".{folder.name}.lock"), f"writes {folder}"):  # one of several machines, or builds
+            manifest = check_folder(folder, self.key, self.settings.pipeline.overwrite_output_dir)
+            built = manifest is not None and manifest["build"] == self.key
+            if built and not self.settings.pipeline.retry_failed:
                 return
             assemble_dataset(self.settings, self.recordings, self.shards, self.key, self.teacher)
             export_and_push(folder, self.settings)

@@ -149,16 +149,17 @@ def write_shard(rows: Iterable[JudgedRow], shard: str, folder: Path) -> None:
     channels: collections.Counter[str] = collections.Counter()
     kept = AtomicParquetWriter(folder / f"{shard}.parquet", STORED_FEATURES)
     rejected = AtomicParquetWriter(folder / f"{shard}.rejected.parquet", REJECTED_FEATURES)
-    for row, rejection in rows:
-        if rejection is None:
-            counts["kept"] += 1
-            channels.update(row["channels"])
-            kept.write(row)
-        else:
-            counts[rejection.code] += 1
-            reason = {f"rejected_{name}": value for name, value in asdict(rejection).items()}
-            rejected.write({**row, **reason})
-    files = {writer.path.name: writer.close() for writer in (kept, rejected)}
+    with kept, rejected:
+        for row, rejection in rows:
+            if rejection is None:
+                counts["kept"] += 1
+                channels.update(row["channels"])
+                kept.write(row)
+            else:
+                counts[rejection.code] += 1
+                reason = {f"rejected_{name}": value for name, value in asdict(rejection).items()}
+                rejected.write({**row, **reason})
+        files = {writer.path.name: writer.close() for writer in (kept, rejected)}
     entry = {
         "counts": dict(sorted(counts.items())),
         "channels": dict(sorted(channels.items())),

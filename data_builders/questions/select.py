@@ -26,8 +26,9 @@ from data_builders.questions.filter import QuestionFilter, TextCheck
 from data_builders.questions.read import SourceQuestion, fingerprint_source, read_questions
 from data_builders.questions.shard_writer import ShardWriter, parse_size
 from data_builders.schema import make_row_id
-from data_builders.storage.atomic import atomic_folder, exclusive
+from data_builders.storage.atomic import atomic_folder
 from data_builders.storage.call_cache import content_key
+from data_builders.storage.locks import locked
 from data_builders.storage.parquet import AtomicParquetWriter
 
 DROPPED_FEATURES = Features(
@@ -94,7 +95,7 @@ def select_questions(
     max_bytes = parse_size(max_shard_size)
     key = fingerprint_selection(arguments, recordings, max_shard_size, text_check)
     target = cache_dir / "selections" / key
-    with exclusive(target.with_suffix(".lock")):  # machines with one cache_dir start together
+    with locked(target.with_suffix(".lock"), "selects the same questions"):
         if not target.exists():
             with atomic_folder(target) as folder:
                 write_selection(arguments, folder, ShardWriter(folder, recordings, max_bytes), quiet, text_check)

@@ -6,6 +6,7 @@ Every scored row is cached, so a killed run resumes, and several processes share
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +22,9 @@ from data_builders.chat import TeacherInput, hash_question, hash_tokens, hash_vo
 from data_builders.chat_encoder import ChatEncoder
 from data_builders.schema import SOFT_TARGET_FEATURES, SoftTarget
 from data_builders.soft_targets.card import write_soft_targets_card
-from data_builders.storage.atomic import atomic_folder
+from data_builders.storage.atomic import atomic_folder, check_writable
 from data_builders.storage.call_cache import CallCache, content_key
+from data_builders.storage.locks import locked
 
 ROWS_PER_WRITE = 256
 
@@ -106,8 +108,26 @@ def cache_soft_targets(
         ValueError: `folder` holds a table of other settings.
     """
     state = PartialState()
-    check_folder(folder, settings)
     cache_folder = folder.with_name(f"{folder.name}.cache")
+    check_writable(cache_folder, f"soft_targets_path {folder}")
+    with ExitStack() as stack:
+        if state.is_main_process:
+            stack.enter_context(locked(cache_folder / "cache.lock", f"makes {folder}"))
+        state.wait_for_everyone()
+        return score_missing(inputs, folder, cache_folder, settings, load_scorer, batch_size)
+
+
+def score_missing(
+    inputs: list[TeacherInput],
+    folder: Path,
+    cache_folder: Path,
+    settings: dict[str, Any],
+    load_scorer: Callable[[], Scorer],
+    batch_size: int,
+) -> dict[str, Any]:
+    """Do the work of `cache_soft_targets` where no other run does it."""
+    state = PartialState()
+    check_folder(folder, settings)
     keys = [input_key(teacher_input, settings) for teacher_input in inputs]
     own = CallCache(cache_folder / f"{state.process_index}.sqlite")
     input_of = dict(zip(keys, inputs, strict=True))

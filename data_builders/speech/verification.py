@@ -139,7 +139,7 @@ class SpeechVerifier:
             from sentence_transformers import SentenceTransformer
 
             self._embedder = SentenceTransformer(
-                arguments.similarity_model, trust_remote_code=False, model_kwargs=WEIGHTS_ONLY
+                arguments.similarity_model, trust_remote_code=False, model_kwargs=dict(WEIGHTS_ONLY)
             )
 
     def check(

@@ -1,5 +1,10 @@
-"""Files and folders that appear complete or not at all: written beside their place, synced, renamed."""
+"""Files and folders that appear complete or not at all: written beside their place, synced, renamed.
 
+What is reported as written survives a loss of power: contents and folder entries are synced before the rename, and the
+rename before anything older is deleted.
+"""
+
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -10,62 +15,111 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SUFFIX = ".partial"
+from data_builders.storage.locks import entries_locked
+
+SUFFIX = ".partial"  # begun; deleted by the next writer
+REPLACED = ".replaced"  # the former content of a folder, while the new one takes its name
 
 
-@contextmanager
-def exclusive(file: Path) -> Iterator[None]:
-    """Hold a lock among processes and machines that share `file`'s folder; the kernel frees it when a process dies."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def temporary_path(path: Path) -> Path:
+def temporary_path(path: Path, suffix: str = SUFFIX) -> Path:
     """Return a unique path beside `path`, on the same file system."""
-    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{SUFFIX}")
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{suffix}")
 
 
 def write_atomic(file: Path, content: bytes) -> None:
-    """Write a file: temporary file, sync, rename."""
+    """Write a file: temporary file, sync, rename, sync of the folder; on an error nothing is left."""
     temporary = temporary_path(file)
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.rename(file)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(file.parent)
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` at the end of the block, or disappears on an error.
 
-    A folder that is there already is replaced. Leftovers of killed processes are removed first.
+    A folder that is there already is replaced; a link to one is followed. What killed processes left is removed first,
+    but not what other processes are writing.
     """
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
     folder = temporary_path(target)
     folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks of folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield folder
-        if target.exists():
-            replaced = temporary_path(target)
-            target.rename(replaced)
-            folder.rename(target)
-            shutil.rmtree(replaced)
-        else:
-            folder.rename(target)
+        sync_all(folder)
+        with entries_locked(target.parent):
+            replace_folder(folder, target)
     finally:
+        os.close(descriptor)
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def replace_folder(folder: Path, target: Path) -> None:
+    """Rename a folder to `target`; the former one is deleted once the rename is on the disk."""
+    replaced = temporary_path(target, REPLACED)
+    exists = target.exists()
+    if exists:
+        target.rename(replaced)
+    try:
+        folder.rename(target)
+    except BaseException:
+        if exists:
+            replaced.rename(target)
+        raise
+    sync(target.parent)
+    if exists:
+        shutil.rmtree(replaced)
+
+
 def remove_leftovers(target: Path) -> None:
-    """Remove the temporary folders that killed processes left beside `target`."""
-    prefix = f"{target.name}."
-    for path in target.parent.iterdir():
-        if path.is_dir() and path.name.startswith(prefix) and path.name.endswith(SUFFIX):
+    """Remove the temporary folders that killed processes left beside `target`; a former `target` gets its name back."""
+    for path in list_beside(target, REPLACED):
+        if target.exists():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.rename(target)
+    for path in list_beside(target, SUFFIX):
+        if not is_locked(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def list_beside(target: Path, suffix: str) -> list[Path]:
+    """Return the folders that `temporary_path` named after `target`."""
+    prefix = f"{target.name}."
+    return [
+        path
+        for path in target.parent.iterdir()
+        if path.name.startswith(prefix) and path.name.endswith(suffix) and path.is_dir()
+    ]
+
+
+def is_locked(folder: Path) -> bool:
+    """Tell whether a process holds the lock of a folder that it writes."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def check_writable(folder: Path, name: str) -> None:
@@ -76,10 +130,26 @@ def check_writable(folder: Path, name: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
     except OSError as error:
-        raise ValueError(f"{name} cannot be written: {error.strerror or error}") from error
+        raise ValueError(f"{name} cannot be written: {error.strerror or error}{describe_space(folder)}") from error
+
+
+def describe_space(path: Path) -> str:
+    """Return the free space of the disk of a path as the end of a message; empty where it is unknown."""
+    for place in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            return f" ({shutil.disk_usage(place).free / 1e6:.0f} MB free)"
+    return ""
+
+
+def sync_all(folder: Path) -> None:
+    """Write everything in a folder to the disk."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
 
 
 def sync(path: Path) -> None:

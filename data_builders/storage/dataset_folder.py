@@ -8,6 +8,7 @@ from datasets import Audio, DatasetDict, Features, LargeList, List, Value, load_
 
 from data_builders.schema import FEATURES
 from data_builders.storage.clip_paths import check_clip_paths
+from data_builders.storage.locks import entries_locked
 
 AUDIO_COLUMNS = tuple(name for name, feature in FEATURES.items() if isinstance(feature, Audio))
 
@@ -22,10 +23,11 @@ def load_dataset_folder(name: str, revision: str | None = None) -> Any:
         ValueError: a column has another type than the schema's, or a clip is a file outside of the data set.
     """
     folder = Path(name)
-    if (folder / "data").is_dir():
-        loaded = load_dataset("parquet", data_files=list_data_files(folder))
-    else:
-        loaded = load_from_disk(name) if folder.is_dir() else load_dataset(name, revision=revision)
+    with entries_locked(folder.absolute().parent, shared=True):  # a build may put another one in its place
+        if (folder / "data").is_dir():
+            loaded = load_dataset("parquet", data_files=list_data_files(folder))
+        else:
+            loaded = load_from_disk(name) if folder.is_dir() else load_dataset(name, revision=revision)
     if isinstance(loaded, DatasetDict):
         for split, dataset in loaded.items():
             check_column_types(dataset.features, f"{name}, split {split}")

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +14,7 @@ ROWS_PER_GROUP = 100
 
 
 class AtomicParquetWriter:
-    """Writes row by row; the file gets its name in `close`."""
+    """Writes row by row; the file gets its name in `close`. As a context it leaves nothing after an error."""
 
     def __init__(self, path: Path, features: Features) -> None:
         self.path = path
@@ -22,6 +22,12 @@ class AtomicParquetWriter:
         self._schema = features.arrow_schema
         self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd", write_page_index=True)
         self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._temporary.unlink(missing_ok=True)
 
     def write(self, row: dict[str, Any]) -> None:
         self._rows.append(row)

@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 
 from data_builders.storage.atomic import SUFFIX, check_writable
+from data_builders.storage.locks import hold_until_end
+from data_builders.storage.run_record import ENVIRONMENT, SETTINGS
 from trainer_ext.checkpoints.identity import IDENTITY, read_identity
 
+LOCK = ".lock"
 # Files of a finished run, which would be taken for those of the new one.
 RESULTS = (
-    "report.json", "report.md", "resolved.yaml", "trainer_state.json", "adapter_model.safetensors",
+    "report.json", "report.md", SETTINGS, ENVIRONMENT, "trainer_state.json", "adapter_model.safetensors",
     "adapter_config.json", "model.safetensors", "model.safetensors.index.json",
 )  # fmt: skip
 
@@ -22,7 +25,8 @@ def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
         overwrite: an earlier run in it will be replaced, by `replace_earlier_run`.
 
     Raises:
-        ValueError: both are asked for; the folder cannot be written, or holds files of another run or of somebody else.
+        ValueError: both are asked for; the folder cannot be written, is in use by another process, or holds files of
+            another run or of somebody else.
     """
     folder = Path(output_dir)
     if resumes and overwrite:
@@ -31,7 +35,8 @@ def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
             "output_dir, the other deletes it"
         )
     check_writable(folder, f"output_dir {folder}")
-    if not any(folder.iterdir()):
+    hold_until_end(folder / LOCK, f"{folder} is in use: name another output_dir, or wait for")
+    if all(path.name == LOCK for path in folder.iterdir()):
         return
     is_run = read_identity(folder) is not None
     if is_run:

@@ -32,7 +32,7 @@ class WhisperRecognizer:
             device=0 if on_gpu else -1,
             dtype=torch.float16 if on_gpu else torch.float32,
             trust_remote_code=False,
-            model_kwargs=WEIGHTS_ONLY,
+            model_kwargs=dict(WEIGHTS_ONLY),
         )
         # English-only checkpoints (*.en) refuse both options.
         config = self._pipeline.model.generation_config.to_dict()

@@ -11,8 +11,8 @@ import soundfile
 from datasets import Audio
 
 import data_builders.answers.local_model
-import data_builders.causal_lm
 import data_builders.pipeline.stages
+import data_builders.pretrained
 from data_builders.arguments import DataArguments, QuestionArguments
 from data_builders.causal_lm import TeacherSettings
 from data_builders.pairs import build_pairs, load_pairs
@@ -51,7 +51,7 @@ def test_a_second_build_does_no_work(data_arguments, pairs, monkeypatch):
         raise AssertionError("this was already done")
 
     monkeypatch.setattr(data_builders.pipeline.stages, "load_engine", refuse)
-    monkeypatch.setattr(data_builders.causal_lm.AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(data_builders.pretrained.AutoModelForCausalLM, "from_pretrained", refuse)
     folder = build_pairs(data_arguments, TeacherSettings(TEACHER))
     shutil.rmtree(folder)
     assert build_pairs(data_arguments, TeacherSettings(TEACHER)) == folder
@@ -64,7 +64,7 @@ def test_another_voice_redoes_speech_alone(data_arguments, pairs, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("answers do not depend on voices")
 
-    monkeypatch.setattr(data_builders.causal_lm.AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(data_builders.pretrained.AutoModelForCausalLM, "from_pretrained", refuse)
     other = dataclasses.replace(data_arguments, test_voices=["en-gb-x-rp+m7"])
     folder = build_pairs(other, TeacherSettings(TEACHER))
     assert folder != build_pairs(data_arguments, TeacherSettings(TEACHER))

@@ -1,21 +1,56 @@
-"""Tests of locks among processes that share a folder."""
+"""Tests that folders and files appear complete or not at all, whatever a killed process left."""
 
-import threading
+import pytest
 
-from data_builders.storage.atomic import exclusive
+from data_builders.storage.atomic import REPLACED, SUFFIX, atomic_folder, temporary_path, write_atomic
 
 
-def test_a_lock_is_held_by_one_and_passed_on(tmp_path):
-    """Prevents: machines with one cache_dir that start together and delete each other's unfinished selection."""
-    entered = threading.Event()
+def list_names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
-    def enter():
-        with exclusive(tmp_path / "shared" / "selection.lock"):
-            entered.set()
 
-    other = threading.Thread(target=enter)
-    with exclusive(tmp_path / "shared" / "selection.lock"):
-        other.start()
-        assert not entered.wait(0.2)
-    assert entered.wait(10)
-    other.join()
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_stays(tmp_path):
+    """Prevents: folders that pile up, and a builder that dies because another one cleaned up."""
+    target = tmp_path / "set"
+    dead = temporary_path(target)
+    dead.mkdir()
+    with atomic_folder(target) as other:
+        (other / "a").write_text("other")
+        with atomic_folder(target) as folder:
+            (folder / "a").write_text("first")
+        assert not dead.exists()
+        assert (target / "a").read_text() == "first"
+    assert list_names(tmp_path) == ["set"]
+    assert (target / "a").read_text() == "other"
+
+
+def test_a_folder_whose_replacement_was_killed_gets_its_name_back(tmp_path):
+    """Prevents: a finished data set deleted as a leftover, because the kill came between two renames."""
+    target = tmp_path / "set"
+    former = temporary_path(target, REPLACED)
+    former.mkdir()
+    (former / "a").write_text("former")
+    with atomic_folder(target):
+        assert (target / "a").read_text() == "former"
+    assert list_names(tmp_path) == ["set"]
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path):
+    """Prevents: an output_dir that is a link to another disk replaced by a folder on this one."""
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "set"
+    link.symlink_to(tmp_path / "disk")
+    for content in ("first", "second"):
+        with atomic_folder(link) as folder:
+            (folder / "a").write_text(content)
+    assert link.is_symlink()
+    assert (tmp_path / "disk" / "a").read_text() == "second"
+    assert list_names(tmp_path) == ["disk", "set"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    """Prevents: .partial files that pile up on a full disk."""
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(OSError):
+        write_atomic(tmp_path / "report.json", b"{}")
+    assert not [name for name in list_names(tmp_path) if name.endswith(SUFFIX)]

@@ -1,17 +1,20 @@
 """Tests that a run resumes from its own whole checkpoints alone."""
 
 import copy
+import io
 import json
 import shutil
 
 import pytest
+import soundfile
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
+from tests.support.bad_clips import make_wav
 from trainer_ext.checkpoints.complete import find_corruption, write_checksums
 from trainer_ext.checkpoints.identity import read_identity
-from trainer_ext.checkpoints.output_dir import claim_output_dir, replace_earlier_run
+from trainer_ext.checkpoints.output_dir import LOCK, claim_output_dir, replace_earlier_run
 from trainer_ext.resumable_trainer import seconds_per_step
 
 TWO_SAVES = dict(max_steps=4, save_strategy="steps", save_steps=2, lr_scheduler_type="cosine")
@@ -90,7 +93,8 @@ def test_other_clips_of_the_same_size_are_another_data_set(trained, pairs):
     """Prevents: going on with the clips of another voice, recorded to files of the same length."""
 
     def turn(row):
-        return {"speech": {"bytes": row["speech"]["bytes"][::-1], "path": None}}
+        samples, rate_hz = soundfile.read(io.BytesIO(row["speech"]["bytes"]))
+        return {"speech": {"bytes": make_wav(-samples, rate_hz), "path": None}}
 
     with pytest.raises(ValueError, match="training rows is "):
         trained(train_dataset=pairs["train"].map(turn)).train(resume_from_checkpoint=True)
@@ -166,7 +170,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     """Prevents: a README of somebody's that is overwritten, and notes in a checkpoint's folder that are deleted."""
     folder = tmp_path / "mine"
     claim_output_dir(str(folder), False, False)
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == [LOCK]
     (folder / "README.md").write_text("mine")
     with pytest.raises(ValueError, match="holds other files: name another output_dir"):
         claim_output_dir(str(folder), False, False)
