@@ -24,7 +24,14 @@ LOUDEST = 100.0  # full scale is 1; files of floating-point numbers may exceed i
 
 
 def encode_speech(samples: np.ndarray) -> bytes:
-    """Return mono samples (n,) at 16 kHz as FLAC bytes (PCM16); samples beyond [-1, 1] are clipped."""
+    """Return mono samples (n,) at 16 kHz as FLAC bytes (PCM16); samples beyond [-1, 1] are clipped.
+
+    Raises:
+        ValueError: the samples are none, or no sound.
+    """
+    if len(samples) == 0:
+        raise ValueError("the clip has no samples at 16 kHz")
+    check_finite(samples, "the clip")
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(samples, -1, 1), SPEECH_RATE_HZ, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()

@@ -81,7 +81,15 @@ def pack_answer(answer: Answer) -> bytes:
 
 
 def unpack_answer(value: bytes) -> Answer:
-    return Answer(**json.loads(value))
+    """Return a packed answer.
+
+    Raises:
+        TypeError, ValueError: the bytes are none.
+    """
+    answer = Answer(**json.loads(value))
+    if not isinstance(answer.text, str) or not isinstance(answer.finish_reason, str):
+        raise TypeError(f"{answer} is no answer")
+    return answer
 
 
 def length_batches(questions: list[Question], batch_size: int) -> list[list[Question]]:

@@ -7,7 +7,6 @@ name of a control token in it goes as token ids instead: a server reads `<|im_en
 from collections.abc import Iterator
 from typing import Any
 
-from openai import APIError
 from transformers import GenerationConfig
 
 from data_builders.answers.base import STAGE, Answer, AnswerOutcome, Question
@@ -16,8 +15,8 @@ from data_builders.arguments import AnswerArguments
 from data_builders.chat import make_messages
 from data_builders.chat_encoder import ChatEncoder
 from data_builders.clients.concurrent import map_concurrent
-from data_builders.clients.openai import connect, map_request_errors
-from data_builders.outcomes import Rejected
+from data_builders.clients.openai import connect, list_models, map_request_errors, read_choice, read_reply
+from data_builders.outcomes import Rejected, ServerUnreachable, TemporaryFailure
 from data_builders.pretrained import load_tokenizer
 
 # Servers that take these arguments beside OpenAI's own, by their name in /v1/models.
@@ -78,35 +77,33 @@ class OpenAIServer:
             if self.chat is None or not self.chat.names_control_token(*question):
                 return self.chat_once(make_messages(question.question, question.system))
             prompt = self.chat.encode_prompt(question.question, question.system)
-            completed = self.client.completions.create(model=self.model, prompt=prompt, **self._options())
-            return read_choice(completed.choices[0].text, completed.choices[0].finish_reason)
+            raw = self.client.completions.with_raw_response.create(model=self.model, prompt=prompt, **self._options())
+        return self._read(raw)
 
     def chat_once(self, messages: Any) -> Answer:
         """Return the answer to a conversation; the client's errors pass."""
-        answered = self.client.chat.completions.create(model=self.model, messages=messages, **self._options())
-        if not answered.choices:
-            raise ValueError(f"{self.model} gave no answer")
-        return read_choice(answered.choices[0].message.content, answered.choices[0].finish_reason)
+        create = self.client.chat.completions.with_raw_response.create
+        return self._read(create(model=self.model, messages=messages, **self._options()))
+
+    def _read(self, raw: Any) -> Answer:
+        text, reason = read_choice(read_reply(raw, self.base_url), self.base_url)
+        return Answer(text.strip(), reason)
 
     def _options(self) -> dict[str, Any]:
         return {"temperature": 0, "max_tokens": self.max_new_tokens, "extra_body": self.sampling}
 
     def _takes_sampling_arguments(self) -> bool:
         """Tell by the server's list of models; a server without one, or out of reach, is taken for a plain one."""
+        client = self.client.with_options(max_retries=0, timeout=LIST_SECONDS)
         try:
             return any(
-                entry.owned_by in TAKES_SAMPLING_ARGUMENTS
-                for entry in self.client.with_options(max_retries=0, timeout=LIST_SECONDS).models.list()
+                entry.get("owned_by") in TAKES_SAMPLING_ARGUMENTS for entry in list_models(client, self.base_url)
             )
-        except APIError:
+        except (ServerUnreachable, TemporaryFailure, ValueError):
             return False
 
     def close(self) -> None:
         self.client.close()
-
-
-def read_choice(text: str | None, finish_reason: str | None) -> Answer:
-    return Answer((text or "").strip(), finish_reason or "stop")
 
 
 def load_chat(model: str, revision: str) -> tuple[ChatEncoder | None, list[int]]:

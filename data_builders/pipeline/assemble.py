@@ -20,6 +20,7 @@ from data_builders.arguments import BuildSettings
 from data_builders.pipeline.dataset_card import HISTOGRAMS, write_dataset_card
 from data_builders.pipeline.stages import ShardRecordings
 from data_builders.storage.atomic import atomic_folder, hash_file
+from data_builders.storage.json_files import read_object
 
 MANIFEST = "manifest.json"
 
@@ -34,7 +35,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} exists and is no data set of build_data.py: name another output_dir")
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = read_object(
+        folder / MANIFEST, "delete the folder, and build it again", build=str, rows=dict, counts=dict, files=dict
+    )
     complete = all((folder / name).is_file() for name in manifest["files"])
     return manifest if complete else None
 
@@ -66,7 +69,7 @@ def assemble_dataset(
     read_manifest(target)  # refuses a folder of something else
     with atomic_folder(target) as folder:
         for shard in selection.shards:
-            entry = json.loads((shards / f"{shard}.json").read_text())
+            entry = read_shard_record(shards / f"{shard}.json")
             split, number = shard.rsplit("-", 1)
             ids.append(check_shard(recordings, shards, shard, entry))
             for name, place in (
@@ -103,6 +106,15 @@ def assemble_dataset(
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     return manifest
+
+
+def read_shard_record(file: Path) -> dict[str, Any]:
+    """Return counts, channels and checksums of a finished shard.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return read_object(file, "delete it and run this again", counts=dict, channels=dict, files=dict)
 
 
 def check_shard(recordings: ShardRecordings, shards: Path, shard: str, entry: dict[str, Any]) -> np.ndarray:

@@ -17,7 +17,7 @@ from data_builders.arguments import BuildSettings, PipelineArguments
 from data_builders.hub.folders import DATASET, keep_on_disk, make_upload
 from data_builders.hub.push import push
 from data_builders.hub.repository import Repository, claim_repository, with_owner
-from data_builders.pipeline.assemble import assemble_dataset, find_unfinished, read_manifest
+from data_builders.pipeline.assemble import assemble_dataset, find_unfinished, read_manifest, read_shard_record
 from data_builders.pipeline.caches import ShardCaches
 from data_builders.pipeline.dataset_card import describe_dataset
 from data_builders.pipeline.executors import run_shares
@@ -40,10 +40,12 @@ from data_builders.speech.verification import NO_RECOGNIZER, find_recognizer
 from data_builders.storage.atomic import SUFFIX, check_writable, write_atomic
 from data_builders.storage.call_cache import content_key
 from data_builders.storage.dataset_folder import load_dataset_folder
+from data_builders.storage.json_files import read_json
 from data_builders.storage.locks import locked
 from data_builders.storage.run_record import write_run_record
 
 FAILURES_SHOWN = 5
+FAILED_CALLS = "failed-"  # and the share's number, .json
 
 
 def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) -> Path | None:
@@ -130,8 +132,7 @@ def check_names(settings: BuildSettings) -> None:
 def forget_failed(shards: Path) -> None:
     """Reopen the finished shards with rows that a repaired engine or server may give."""
     for record in shards.glob("*.json"):
-        counts = json.loads(record.read_text())
-        if isinstance(counts, dict) and set(RETRIED_CODES) & set(counts["counts"]):
+        if not record.name.startswith(FAILED_CALLS) and set(RETRIED_CODES) & set(read_shard_record(record)["counts"]):
             record.unlink()
 
 
@@ -169,7 +170,7 @@ class Build:
         unfinished = set(find_unfinished(self.selection.shards, self.shards))
         ours = list(self.selection.shards)[rank::world_size]
         ours = [shard for shard in ours if shard in unfinished]
-        report = self.shards / f"failed-{rank}-of-{world_size}.json"
+        report = self.shards / f"{FAILED_CALLS}{rank}-of-{world_size}.json"
         report.unlink(missing_ok=True)
         if not ours:
             return
@@ -235,7 +236,8 @@ class Build:
             )
             raise ValueError(
                 f"{len(failures)} calls failed, all others are kept; run this again to retry them, or add "
-                f"--skip_failed true to finish without their rows. All are in {self.shards}/failed-*.json\n{shown}"
+                f"--skip_failed true to finish without their rows. All are in {self.shards}/{FAILED_CALLS}*.json"
+                f"\n{shown}"
             )
         if unfinished:
             _, machines = self.settings.pipeline.parse_shard()
@@ -256,7 +258,10 @@ class Build:
 
     def read_failures(self, unfinished: set[str]) -> list[Failure]:
         """Return the failures in unfinished shards, from every process's report."""
-        reports = [json.loads(file.read_text()) for file in sorted(self.shards.glob("failed-*.json"))]
+        reports = [
+            read_json(file, "delete it and run this again")
+            for file in sorted(self.shards.glob(f"{FAILED_CALLS}*.json"))
+        ]
         failures = [Failure(**entry) for report in reports for entry in report]
         latest = {(f.shard, f.stage, f.call): f for f in failures if f.shard in unfinished}
         return list(latest.values())

@@ -6,7 +6,6 @@ train-00003.json                counts and checksums; a shard without it is not 
 """
 
 import collections
-import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -14,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from datasets import Audio, Features, Value
 
 from data_builders.answers import base as answers
+from data_builders.answers.base import Answer
 from data_builders.arguments import SpeechArguments
+from data_builders.audio import measure_clip
 from data_builders.outcomes import Rejected
 from data_builders.pipeline.caches import ShardCaches
 from data_builders.pipeline.run_stage import Outcomes
@@ -86,8 +86,7 @@ class RowAssembler:
             )
 
             def read_check(clip_key: str) -> SpeechCheck | None:
-                packed = checks.get(check_keys[clip_key]) if clip_key in check_keys else None
-                return None if packed is None else SpeechCheck.unpack(packed)
+                return checks.read(check_keys[clip_key], SpeechCheck.unpack) if clip_key in check_keys else None
 
             for selected, recording in self.recordings.all(shard):
                 row: dict[str, Any] = dict.fromkeys(FEATURES)
@@ -96,7 +95,7 @@ class RowAssembler:
                 rejections = []
                 if self.answers is not None:
                     key = self.answers.key(selected)
-                    rejections.append(self._add_answer(row, key, answer_cache.get(key)))
+                    rejections.append(self._add_answer(row, key, answer_cache.read(key, answers.unpack_answer)))
                 if recording.clip_key:
                     key = recording.clip_key
                     rejections.append(self._add_speech(row, key, clips.get(key), read_check(key)))
@@ -109,11 +108,11 @@ class RowAssembler:
         """Return the rejection of a row whose call has no cached value."""
         return self.outcomes.rejected.get(key) or Rejected(stage, FAILED)
 
-    def _add_answer(self, row: dict[str, Any], key: str, packed: bytes | None) -> Rejected | None:
+    def _add_answer(self, row: dict[str, Any], key: str, answer: Answer | None) -> Rejected | None:
         assert self.answers is not None
-        if packed is None:
+        if answer is None:
             return self._missing(key, answers.STAGE)
-        answer, limit = answers.unpack_answer(packed), self.answers.max_new_tokens
+        limit = self.answers.max_new_tokens
         row["teacher_response"] = answer.text
         row["teacher"] = f"{self.answers.teacher}, greedy, at most {limit} tokens"
         if answer.finish_reason != "stop":
@@ -126,7 +125,7 @@ class RowAssembler:
         if clip is None:
             return self._missing(key, synthesis.STAGE)
         row["speech"] = {"bytes": clip, "path": f"{row['id']}.flac"}
-        row["speech_seconds"] = soundfile.info(io.BytesIO(clip)).duration
+        row["speech_seconds"] = measure_clip(row["speech"], row["id"])
         row["speech_engine"] = engine_label(self.recordings.speech)
         if check is None:
             return None

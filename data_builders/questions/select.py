@@ -28,6 +28,7 @@ from data_builders.questions.shard_writer import ShardWriter, parse_size
 from data_builders.schema import make_row_id
 from data_builders.storage.atomic import atomic_folder
 from data_builders.storage.call_cache import content_key
+from data_builders.storage.json_files import read_object
 from data_builders.storage.locks import locked
 from data_builders.storage.parquet import AtomicParquetWriter
 
@@ -99,7 +100,7 @@ def select_questions(
         if not target.exists():
             with atomic_folder(target) as folder:
                 write_selection(arguments, folder, ShardWriter(folder, recordings, max_bytes), quiet, text_check)
-    content = json.loads((target / "selection.json").read_text())
+    content = read_object(target / "selection.json", f"delete {target} and run this again", counts=dict, shards=dict)
     check_share(target, content["counts"], arguments.max_rejected_share)
     return Selection(target, content["counts"], content["shards"])
 

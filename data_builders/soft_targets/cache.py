@@ -5,7 +5,7 @@ Every scored row is cached, so a killed run resumes, and several processes share
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset, load_from_disk
 from safetensors.numpy import load, save
 from tqdm import tqdm
@@ -20,8 +21,10 @@ from transformers import PreTrainedTokenizerBase
 
 from data_builders.chat import TeacherInput, hash_question, hash_tokens, hash_vocabulary
 from data_builders.chat_encoder import ChatEncoder
+from data_builders.outcomes import list_rows
 from data_builders.schema import SOFT_TARGET_FEATURES, SoftTarget
 from data_builders.soft_targets.card import write_soft_targets_card
+from data_builders.soft_targets.outcomes import ScoreOutcome
 from data_builders.storage.atomic import atomic_folder, check_writable
 from data_builders.storage.call_cache import CallCache, content_key
 from data_builders.storage.locks import locked
@@ -32,8 +35,8 @@ ROWS_PER_WRITE = 256
 class Scorer(Protocol):
     """A source of soft targets: `trainer_ext.teachers.top_k_scorer`, or the server in this folder."""
 
-    def score(self, inputs: list[TeacherInput]) -> list[SoftTarget]:
-        """Return the soft targets of each input, in their order."""
+    def score(self, inputs: list[TeacherInput]) -> Sequence[ScoreOutcome]:
+        """Return the soft targets of each input, in their order, or why it has none now."""
         ...
 
 
@@ -140,6 +143,7 @@ def score_missing(
     # Longest first: an input that does not fit the GPU fails at once, and the estimated time left never grows.
     ours = sorted(missing, key=lambda key: -count_tokens(input_of[key]))
     ours = ours[state.process_index :: state.num_processes]
+    failures: list[str] = []
     if ours:
         scorer = load_scorer()
         with tqdm(total=len(ours), desc="soft targets", unit="row", disable=not state.is_main_process) as progress:
@@ -147,10 +151,14 @@ def score_missing(
                 batch = ours[start : start + batch_size]
                 targets = scorer.score([input_of[key] for key in batch])
                 for key, target in zip(batch, targets, strict=True):
-                    own.put(key, pack(target))
+                    if isinstance(target, SoftTarget):
+                        own.put(key, pack(target))
+                    else:
+                        failures.append(f"row {input_of[key].id}: {target}")
                 progress.update(len(batch))
     own.close()
-    state.wait_for_everyone()
+    if failures := gather_object(failures):
+        raise ValueError(f"{len(failures)} of {len(missing)} rows have no soft targets:{list_rows(failures)}")
     if state.is_main_process and not (folder.exists() and table_matches(folder, inputs)):
         write_table(inputs, keys, folder, cache_folder, settings)
     state.wait_for_everyone()
@@ -234,14 +242,14 @@ def iterate_columns(
         columns: dict[str, list[Any]] = {name: [] for name in SOFT_TARGET_FEATURES}
         batch = slice(start, start + ROWS_PER_WRITE)
         for row, key in zip(inputs[batch], keys[batch], strict=True):
-            packed = next(found for cache in caches if (found := cache.get(key)) is not None)
+            arrays = next(found for cache in caches if (found := cache.read(key, load)) is not None)
             cells = {
                 "id": row.id,
                 "question_hash": row.question_hash,
                 "prompt_hash": hash_tokens(row.prompt_ids),
                 "response_hash": hash_tokens(row.response_ids),
                 **settings,
-                **{name: array.reshape(-1) for name, array in load(packed).items()},
+                **{name: array.reshape(-1) for name, array in arrays.items()},
             }
             for name, column in columns.items():
                 column.append(cells[name])

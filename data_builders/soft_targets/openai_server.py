@@ -5,14 +5,18 @@ vLLM's completions take token ids as the prompt and `prompt_logprobs` beside Ope
 scored, not generated.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+import itertools
 from typing import Any
 
 import numpy as np
 
 from data_builders.chat import TeacherInput
-from data_builders.clients.openai import connect, map_request_errors
+from data_builders.clients.concurrent import map_concurrent
+from data_builders.clients.openai import connect, list_models, map_request_errors, read_reply
 from data_builders.schema import SoftTarget
+from data_builders.soft_targets.outcomes import ScoreOutcome
+
+ROUNDING = 1e-3  # of a server's log-probabilities
 
 
 class ServerScorer:
@@ -32,25 +36,23 @@ class ServerScorer:
     def __init__(self, base_url: str, model: str, vocab_size: int, k: int) -> None:
         self.client = connect(base_url)
         self.base_url, self.model, self.vocab_size, self.k = base_url, model, vocab_size, k
-        with map_request_errors(base_url):
-            served = [entry.id for entry in self.client.models.list()]
+        served = [str(entry.get("id")) for entry in list_models(self.client, base_url)]
         if model not in served:
             raise ValueError(
                 f"{base_url} serves {', '.join(served)}, not {model}; name it by teacher_model_name_or_path, or by "
                 "--served-model-name at the server"
             )
 
-    def score(self, inputs: list[TeacherInput]) -> list[SoftTarget]:
-        """Return the soft targets of each input; see `Scorer`."""
-        with ThreadPoolExecutor(max_workers=max(len(inputs), 1)) as pool:
-            return list(pool.map(self._request, inputs))
+    def score(self, inputs: list[TeacherInput]) -> list[ScoreOutcome]:
+        """Return the soft targets of each input, or why it has none; see `Scorer`."""
+        outcomes = dict(map_concurrent(lambda i: self._request(inputs[i]), range(len(inputs)), len(inputs)))
+        return [outcomes[i] for i in range(len(inputs))]
 
     def _request(self, teacher_input: TeacherInput) -> SoftTarget:
-        row_id = teacher_input.id
         tokens = teacher_input.prompt_ids + teacher_input.response_ids
         try:
             with map_request_errors(self.base_url):
-                response = self.client.completions.create(
+                raw = self.client.completions.with_raw_response.create(
                     model=self.model,
                     prompt=tokens,
                     max_tokens=1,
@@ -59,25 +61,37 @@ class ServerScorer:
                 )
         except ValueError as error:
             raise ValueError(
-                f"row {row_id}: {self.k} log-probabilities were refused: {error}. "
+                f"{self.k} log-probabilities were refused: {error}. "
                 f"Start vLLM with --max-logprobs {self.k}, or set a smaller soft_targets_k"
             ) from error
-        entries = (response.choices[0].model_extra or {}).get("prompt_logprobs")
-        if entries is None or len(entries) != len(tokens):
-            raise ValueError(f"row {row_id}: the server returned no log-probabilities of the prompt; vLLM does")
-        ranked = [self._likeliest(row_id, entry) for entry in entries[len(teacher_input.prompt_ids) :]]
+        choices = read_reply(raw, self.base_url).get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        entries = choice.get("prompt_logprobs") if isinstance(choice, dict) else None
+        if not isinstance(entries, list) or len(entries) != len(tokens):
+            raise ValueError("the server returned no log-probabilities of the prompt; vLLM does")
+        ranked = [self._likeliest(entry) for entry in entries[len(teacher_input.prompt_ids) :]]
         ids = np.array([[i for i, _ in token] for token in ranked], dtype=np.int64)
         log_probs = np.array([[p for _, p in token] for token in ranked], dtype=np.float32)
         rest = 1 - np.exp(log_probs.astype(np.float64)).sum(axis=1, keepdims=True)
         tails = np.log(np.maximum(rest, np.finfo(np.float32).eps)).astype(np.float32)
         return SoftTarget(ids, log_probs, tails)
 
-    def _likeliest(self, row_id: str, entry: dict[str, Any]) -> list[tuple[int, float]]:
-        """Return the k likeliest of a token's {id: {"logprob", "rank"}}, which may list the actual token too."""
-        ranked = sorted((item["rank"], int(i), item["logprob"]) for i, item in entry.items())
-        best = ranked[: self.k]
-        if len(best) < self.k:
-            raise ValueError(f"row {row_id}: the server returned {len(best)} log-probabilities, not {self.k}")
-        if outside := [i for _, i, _ in best if i >= self.vocab_size]:
-            raise ValueError(f"row {row_id}: the server finds id {outside[0]} likely, which the student does not have")
-        return [(i, log_prob) for _, i, log_prob in best]
+    def _likeliest(self, entry: Any) -> list[tuple[int, float]]:
+        """Return the k likeliest of a token's {id: {"logprob", "rank"}}, which may list the actual token too.
+
+        Raises:
+            ValueError: the entry is malformed, or no distribution.
+        """
+        try:
+            ranked = sorted((int(item["rank"]), int(i), float(item["logprob"])) for i, item in entry.items())
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"the server returned malformed log-probabilities: {str(entry)[:100]}") from error
+        best = [(i, log_prob) for _, i, log_prob in ranked[: self.k]]
+        ids, log_probs = {i for i, _ in best}, [log_prob for _, log_prob in best]
+        if len(ids) < self.k:
+            raise ValueError(f"the server returned {len(ids)} log-probabilities, not {self.k}")
+        if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
+            raise ValueError(f"the server finds id {outside[0]} likely, which the student does not have")
+        if not all(low <= high + ROUNDING for high, low in itertools.pairwise([0.0, *log_probs])):  # NaN too
+            raise ValueError(f"the server's log-probabilities are none, or do not fall by rank: {log_probs[:3]}")
+        return best

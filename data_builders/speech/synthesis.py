@@ -93,8 +93,6 @@ def synthesize_clip(engine: SpeechEngine, text: str, voice: str) -> bytes | Reje
     """
     try:
         samples, rate_hz = engine.synthesize(text, voice)
-        if len(samples) == 0:
-            raise ValueError(f"{engine.name} returned no samples")
         return encode_speech(resample_speech(samples, rate_hz))
     except ValueError as error:
         return Rejected(STAGE, "not_spoken", str(error))

@@ -37,7 +37,7 @@ def speech(seconds: float) -> dict:
         ({"question": "  "}, "its question is empty"),
         ({"teacher_response": ""}, "its teacher_response is empty"),
         ({"channels": ["t2t", "tts"]}, "unknown channel 'tts'"),
-        (speech(0.0), "zero length"),
+        (damaged(make_wav(np.zeros(0), 16_000), 0.0), "zero length"),
         ({"speech": None}, "it trains s2t but has no speech"),
         (speech(31.0), "31.0 s long"),
         (speech(0.01), "too short"),

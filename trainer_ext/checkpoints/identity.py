@@ -36,10 +36,14 @@ def describe_differences(saved: dict[str, Any], ours: dict[str, Any]) -> str:
     """Return the keys of two identities that differ, with both values; empty where they are equal."""
     ours = json.loads(json.dumps(ours))  # tuples become lists, as in the file
     keys = [key for key in sorted({*saved, *ours}) if saved.get(key) != ours.get(key)]
-    named = []
+    parts = {
+        where: {key.partition(".")[0] for key in identity if "." in key}
+        for where, identity in (("there", saved), ("here", ours))
+    }
+    named: list[str] = []
     for part in sorted({key.partition(".")[0] for key in keys if "." in key}):
-        for where, identity in (("there", saved), ("here", ours)):
-            if not any(key.startswith(f"{part}.") for key in identity):
+        for where in parts:
+            if part not in parts[where] and len(named) < KEYS_SHOWN:
                 named.append(f"{part} is missing {where}")
                 keys = [key for key in keys if not key.startswith(f"{part}.")]
     named += [f"{key} is {describe(saved.get(key))} there and {describe(ours.get(key))} here" for key in keys]

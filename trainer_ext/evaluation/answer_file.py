@@ -32,8 +32,11 @@ def read_answers(file: Path) -> Iterator[AnsweredItem]:
         try:
             values = json.loads(line)
             item = Item.from_dict(values["item"])
-            yield AnsweredItem(item, values["modality"], Answer(**values["answer"]))
-        except (ValueError, KeyError, TypeError) as error:
+            answer = Answer(**values["answer"])
+            if not all(isinstance(text, str) for text in (item.id, answer.text, answer.finish_reason)):
+                raise TypeError("a text is none")
+            yield AnsweredItem(item, values["modality"], answer)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{file}, line {number}: not an answer ({error!r}); delete the line, and it is asked again"
             ) from error

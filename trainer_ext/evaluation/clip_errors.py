@@ -12,6 +12,7 @@ from data_builders.registry import load_class
 from data_builders.speech.verification import RECOGNIZERS, Recognizer
 from data_builders.storage.atomic import write_atomic
 from data_builders.storage.call_cache import content_key
+from data_builders.storage.json_files import read_object
 from trainer_ext.evaluation.benchmarks.base import LoadedBenchmark
 from trainer_ext.evaluation.statistics import Estimate, Totals, estimate_score
 
@@ -90,7 +91,7 @@ def measure_clips(loaded: LoadedBenchmark, recognizer: FreeRecognizer, folder: P
             counts |= {item.id: pair for (item, _), pair in zip(readable, found, strict=True)}
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(counts).encode())
-    counts = json.loads(file.read_text())
+    counts = read_object(file, "delete it, and it is measured again")
     return estimate_errors([(item.question_id, *counts[item.id]) for _, item in asked if item.id in counts], seed)
 
 

@@ -12,7 +12,7 @@ from openai import APIStatusError
 from tqdm import tqdm
 
 from data_builders.clients.concurrent import map_concurrent
-from data_builders.clients.openai import connect, map_request_errors
+from data_builders.clients.openai import connect, map_request_errors, read_choice, read_reply
 from data_builders.outcomes import Rejected
 from data_builders.storage.call_cache import CallCache, content_key
 
@@ -91,7 +91,7 @@ class ServerJudge:
         for key in keys:
             if key in failures:
                 return Rejected("scores", "not_judged", failures[key])
-        return [(self.cache.get(key) or b"").decode() for key in keys]
+        return [self.cache.read(key, bytes.decode) or "" for key in keys]
 
     def _request(self, prompt: str, pattern: str) -> str:
         """Return one vote.
@@ -103,15 +103,14 @@ class ServerJudge:
         reply = ""
         for attempt in range(PARSE_TRIES):
             with map_request_errors(self.settings.base_url):
-                answered = self.client.chat.completions.create(
+                raw = self.client.chat.completions.with_raw_response.create(
                     model=self.settings.model,
                     messages=[{"role": "user", "content": prompt}],
                     # A judge that decodes greedily would say the same again.
                     temperature=self.settings.temperature if attempt == 0 else max(self.settings.temperature, 0.5),
                     max_tokens=16,
                 )
-            choice = answered.choices[0] if answered.choices else None
-            reply = (choice.message.content or "") if choice else ""
+            reply, _ = read_choice(read_reply(raw, self.settings.base_url), self.settings.base_url)
             if found := re.search(pattern, reply.strip(), re.IGNORECASE):
                 return found[1].lower()
         raise ValueError(f"the judge's reply cannot be read: {reply.strip()[:100]!r}")

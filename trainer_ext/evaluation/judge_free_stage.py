@@ -17,6 +17,7 @@ from data_builders.causal_lm import TeacherSettings
 from data_builders.schema import SPEECH_RATE_HZ
 from data_builders.storage.atomic import write_atomic
 from data_builders.storage.call_cache import content_key
+from data_builders.storage.json_files import read_object
 from trainer_ext.evaluation.benchmarks.base import LoadedBenchmark
 from trainer_ext.evaluation.divergences import measure_divergences
 from trainer_ext.evaluation.items import AnsweredItem
@@ -167,4 +168,4 @@ def measure_source(
             content = {divergence: sums.tolist() for divergence, sums in found.items()}
             write_atomic(file, json.dumps(content).encode())
         state.wait_for_everyone()
-    return json.loads(file.read_text())
+    return read_object(file, "delete it, and it is measured again")

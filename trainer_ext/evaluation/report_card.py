@@ -1,6 +1,5 @@
 """A report on the Hub: as a card of its own, and as scores in the card of a model."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from huggingface_hub import ModelCard, SpaceCardData
 
 from data_builders.hub.contents import Contents
 from data_builders.hub.requests import PushRefused
+from data_builders.storage.json_files import read_object
 from trainer_ext.evaluation.tables import make_model_index, write_markdown
 from trainer_ext.hub.folders import PAGES, hide_places
 
@@ -35,7 +35,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     file = folder / "report.json"
     if not file.is_file():
         raise PushRefused(f"{folder} has no report.json: name a folder of recipes/eval_speech.py")
-    return hide_places(json.loads(file.read_text(encoding="utf-8")))
+    return hide_places(read_object(file, "evaluate again"))
 
 
 def make_report_card(folder: Path) -> str:

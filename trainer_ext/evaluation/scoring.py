@@ -6,10 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_builders.outcomes import Rejected
+from data_builders.outcomes import Rejected, ServerUnreachable, TemporaryFailure
 from data_builders.storage.atomic import write_atomic
 from trainer_ext.evaluation.evaluators.base import Evaluator, EvaluatorSettings, load_evaluator
 from trainer_ext.evaluation.items import REFUSED, AnsweredItem, ItemScore
+
+SCORED_CHARACTERS = 20_000  # of an answer; five times the longest that recipes generate
 
 
 class Cell(NamedTuple):
@@ -55,9 +57,28 @@ def score_cells(answers: Answers, evaluators: Mapping[str, str], settings: Evalu
 
 def score_answers(evaluator: Evaluator, answered: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
     """Return a score per answer; a question that the model could not be asked has no points."""
-    given = [entry for entry in answered if entry.answer.finish_reason != REFUSED]
-    scores = iter(evaluator.evaluate(given))
+    given = [shorten(entry) for entry in answered if entry.answer.finish_reason != REFUSED]
+    scores = iter(evaluate_apart(evaluator, given))
     return [score_refused(evaluator, e) if e.answer.finish_reason == REFUSED else next(scores) for e in answered]
+
+
+def shorten(entry: AnsweredItem) -> AnsweredItem:
+    """Return an answer without what follows SCORED_CHARACTERS: some evaluators take the square of its length."""
+    if len(entry.answer.text) <= SCORED_CHARACTERS:
+        return entry
+    return entry._replace(answer=replace(entry.answer, text=entry.answer.text[:SCORED_CHARACTERS]))
+
+
+def evaluate_apart(evaluator: Evaluator, given: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
+    """Return a score per answer; one that the evaluator cannot take is left out, and costs no other its score."""
+    try:
+        return list(evaluator.evaluate(given))
+    except (ServerUnreachable, TemporaryFailure):
+        raise
+    except Exception as error:  # an evaluator's library, on an answer that nobody has tried
+        if len(given) == 1:
+            return [Rejected("scores", "not_scored", repr(error)[:200])]
+    return [score for entry in given for score in evaluate_apart(evaluator, [entry])]
 
 
 def score_refused(evaluator: Evaluator, entry: AnsweredItem) -> ItemScore:
@@ -79,17 +100,20 @@ def read_scores(file: Path, answers: Answers) -> Results:
     if not file.is_file():
         raise ValueError(f"{file} is not there; run the stage `scores` first")
     lines = {}
-    for text in file.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
-        lines[Cell(**{name: line[name] for name in Cell._fields}), line["id"]] = line
+    for number, text in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            line = json.loads(text)
+            lines[Cell(**{name: line[name] for name in Cell._fields}), line["id"]] = read_score(line)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{file}, line {number} is no score ({error!r}): run the stage `scores` again") from error
     results: Results = {}
     for cell, answered in answers.items():
         results[cell] = []
         for entry in answered:
-            line = lines.get((cell, entry.item.id))
-            if line is None:
+            score = lines.get((cell, entry.item.id))
+            if score is None:
                 raise ValueError(f"{file} has no score of {entry.item.id} in {cell}; run the stage `scores` again")
-            results[cell].append(Scored(entry, read_score(line)))
+            results[cell].append(Scored(entry, score))
     return results
 
 

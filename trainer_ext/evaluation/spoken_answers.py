@@ -20,6 +20,7 @@ from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.audio import resample_speech
 from data_builders.storage.atomic import write_atomic
 from data_builders.storage.call_cache import content_key
+from data_builders.storage.json_files import read_json
 from trainer_ext.evaluation.clip_errors import FreeRecognizer, count_errors, estimate_errors
 from trainer_ext.evaluation.generation import move_inputs, pad_prompts
 from trainer_ext.evaluation.items import Item
@@ -82,7 +83,7 @@ def measure_spoken_answers(
             place.mkdir(parents=True, exist_ok=True)
             counts = speak_all(family, settings, adapter, items, recognizer, max_new_tokens, place)
             write_atomic(place / COUNTS, json.dumps(counts).encode())
-        counts = json.loads((place / COUNTS).read_text())
+        counts = read_json(place / COUNTS, f"delete {place}, and it is measured again")
         lines.append({"model": label, **round_estimate(estimate_errors(counts, seed))})
     return lines
 

@@ -185,10 +185,10 @@ def test_a_server_with_other_limits_or_models_is_refused(readings, model):
     with LogprobHttpServer(model, "lab-teacher", max_logprobs=4) as server:
         with pytest.raises(ValueError, match="serves lab-teacher, not other"):
             ServerScorer(server.url, "other", 100, K)
-        with pytest.raises(ValueError, match="--max-logprobs 16"):
-            ServerScorer(server.url, "lab-teacher", model.config.vocab_size, K).score(readings[:1])
-        with pytest.raises(ValueError, match="which the student does not have"):
-            ServerScorer(server.url, "lab-teacher", 3, 4).score(readings[:1])
+        [refused] = ServerScorer(server.url, "lab-teacher", model.config.vocab_size, K).score(readings[:1])
+        assert "--max-logprobs 16" in str(refused)
+        [outside] = ServerScorer(server.url, "lab-teacher", 3, 4).score(readings[:1])
+        assert "which the student does not have" in str(outside)
 
 
 def test_a_server_that_does_not_answer_is_named(monkeypatch):

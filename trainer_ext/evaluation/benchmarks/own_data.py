@@ -1,5 +1,6 @@
 """Items of one's own data: a data set of build_data.py, or any `datasets` id or file with a mapping of columns."""
 
+import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ FIELDS = ("question", "system", "reference", "choices", "group", "id", "speech",
 def make_pairs_benchmark(rows: Dataset, name: str, evaluator: str, max_new_tokens: int) -> LoadedBenchmark:
     """Return the rows of the data contract that have speech as a benchmark; a source is a group."""
     wanted = ("id", "question", "system", "source", "reference", "teacher_response", "voice")
+    if missing := [name for name in ("id", "question", "system", "source", "speech") if name not in rows.column_names]:
+        raise ValueError(f"{name}: the test rows have no column {', '.join(missing)}")
+    if repeated := [str(row_id) for row_id, count in collections.Counter(rows["id"]).items() if count > 1]:
+        raise ValueError(f"{name}: {len(repeated)} ids are in several rows, or none; the first is {repeated[0]}")
     items = []
     for row in rows.select_columns([column for column in wanted if column in rows.column_names]):
         items.append(

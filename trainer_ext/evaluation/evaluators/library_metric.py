@@ -1,6 +1,8 @@
 """Any metric of the library evaluate that gives one number for one answer, by its name or its folder."""
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from data_builders.outcomes import Rejected
@@ -21,6 +23,11 @@ class LibraryMetric:
     def __init__(self, name: str) -> None:
         import evaluate
 
+        if "/" in name and not Path(name).exists():
+            raise ValueError(
+                f"evaluator: the metric {name!r} is Python code of a stranger's repository, which is never run here: "
+                "name a metric of the library evaluate, or the folder of a copy that you have read"
+            )
         self.name = name
         try:
             self.metric = evaluate.load(name, keep_in_memory=True)
@@ -44,4 +51,6 @@ class LibraryMetric:
         key = self.metric.name if self.metric.name in numbers else next(iter(numbers), None)
         if key is None:
             raise ValueError(f"evaluator: the metric {self.name!r} gives no number, but {', '.join(result)}")
+        if not math.isfinite(numbers[key]):
+            raise ValueError(f"evaluator: the metric {self.name!r} gives {numbers[key]}")
         return float(numbers[key])
