@@ -35,9 +35,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} exists and is no data set of build_data.py: name another output_dir")
-    manifest = read_object(
-        folder / MANIFEST, "delete the folder, and build it again", build=str, rows=dict, counts=dict, files=dict
-    )
+    way_out = "delete the folder, and build it again"
+    manifest = read_object(folder / MANIFEST, way_out, build=str, rows=dict, counts=dict, files=dict)
+    questions = manifest["counts"].get("questions")
+    if not isinstance(questions, dict) or not all(isinstance(questions.get(name), int) for name in ("read", "kept")):
+        raise ValueError(f"{folder / MANIFEST} is damaged (no counts of questions): {way_out}")
     complete = all((folder / name).is_file() for name in manifest["files"])
     return manifest if complete else None
 

@@ -4,7 +4,9 @@ import glob
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import Audio, DatasetDict, Features, LargeList, List, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 
 from data_builders.schema import FEATURES
 from data_builders.storage.clip_paths import check_clip_paths
@@ -23,11 +25,15 @@ def load_dataset_folder(name: str, revision: str | None = None) -> Any:
         ValueError: a column has another type than the schema's, or a clip is a file outside of the data set.
     """
     folder = Path(name)
-    with entries_locked(folder.absolute().parent, shared=True):  # a build may put another one in its place
-        if (folder / "data").is_dir():
-            loaded = load_dataset("parquet", data_files=list_data_files(folder))
-        else:
-            loaded = load_from_disk(name) if folder.is_dir() else load_dataset(name, revision=revision)
+    try:
+        with entries_locked(folder.absolute().parent, shared=True):  # a build may put another one in its place
+            if (folder / "data").is_dir():
+                loaded = load_dataset("parquet", data_files=list_data_files(folder))
+            else:
+                loaded = load_from_disk(name) if folder.is_dir() else load_dataset(name, revision=revision)
+    except (DatasetGenerationError, pa.ArrowException, TypeError, KeyError) as error:  # damaged files
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"the data set {name} cannot be read ({reason}): build or download it again") from error
     if isinstance(loaded, DatasetDict):
         for split, dataset in loaded.items():
             check_column_types(dataset.features, f"{name}, split {split}")

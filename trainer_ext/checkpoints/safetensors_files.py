@@ -14,6 +14,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
+from data_builders.pretrained import naming
+from data_builders.storage.json_files import read_object
+
 COPIED_BYTES = 2**24
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # names in headers
 
@@ -40,13 +43,14 @@ class SafetensorsFiles:
         if index is None:
             names = [SAFE_WEIGHTS_NAME]
         else:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            weight_map = read_object(index, "download it again", weight_map=dict)["weight_map"]
+            names = sorted(set(map(str, weight_map.values())))
         files: dict[Path, list[str]] = {}
         for name in names:
-            file = find_file(name_or_path, name, revision)
+            file = find_file(name_or_path, name, revision) if Path(name).name == name else None
             if file is None:
                 raise ValueError(f"{name_or_path} has no {name}: its weights are missing, or not safetensors")
-            with safe_open(file, "pt") as shard:
+            with naming(str(file)), safe_open(file, "pt") as shard:
                 files[file] = list(shard.keys())
         return cls(files)
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from data_builders.hub.ids import split_revision
 from trainer_ext.loading.adapter_config import INITIALIZATIONS
-from trainer_ext.loading.adapter_files import PEFT_PREFIX, find_weights, read_adapter_config
+from trainer_ext.loading.adapter_files import PEFT_PREFIX, find_weights, read_adapter_config, read_weights
 from trainer_ext.loading.adapter_patterns import check_patterns
-from trainer_ext.loading.adapter_values import compare_logits
+from trainer_ext.loading.adapter_values import compare_logits, inspect_weights
 
 
 def load_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None = None) -> PeftModel:
@@ -34,11 +34,21 @@ def load_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None
 def load_fitting_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None = None) -> PeftModel:
     """Load an adapter that may have no effect; otherwise as `load_adapter`."""
     name_or_path, revision = split_revision(name_or_path, revision)
-    find_weights(name_or_path, revision)  # PEFT would load a pickle
+    weights = read_weights(find_weights(name_or_path, revision))  # PEFT would load a pickle, and NaN
+    if broken := inspect_weights(weights).not_finite:
+        raise ValueError(
+            f"the adapter {name_or_path} has NaN or infinite values: {describe_keys('', broken)}it is broken"
+        )
     config = read_adapter_config(name_or_path, revision)
     check_can_be_turned_off(config, name_or_path)
     check_patterns(config, model, name_or_path)
-    adapted = PeftModel.from_pretrained(model, name_or_path, revision=revision).eval()
+    try:
+        adapted = PeftModel.from_pretrained(model, name_or_path, revision=revision).eval()
+    except (RuntimeError, TypeError, KeyError, AttributeError) as error:  # shapes; settings of a wrong type
+        raise ValueError(
+            f"the adapter {name_or_path} does not fit this model ({' '.join(str(error).split())[:300]}): `python "
+            "recipes/doctor.py` says why"
+        ) from error
     unexpected, without = find_unloaded(adapted, load_peft_weights(name_or_path, device="cpu", revision=revision))
     missing = find_gaps(adapted, without)
     if unexpected or missing:

@@ -22,7 +22,11 @@ def check_patterns(config: PeftConfig, model: nn.Module, name: str) -> None:
         name: of the adapter, for the message.
     """
     modules = [path for path, _ in model.named_modules()]
-    for setting, pattern in list_patterns(config):
+    try:
+        patterns = list(list_patterns(config))
+    except TypeError as error:
+        raise ValueError(f"adapter_config.json of {name} has values of other types than PEFT's ({error})") from error
+    for setting, pattern in patterns:
         fault = f"{setting} of the adapter {name} is a regex that cannot be matched with the module names"
         try:
             compiled = re.compile(pattern)

@@ -5,7 +5,6 @@ billion parameters) is not kept in memory. Only the tokenizer, the chat template
 are used: the family's processor would also need torchvision for videos, and pads every clip to 300 s.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ from transformers import (
 )
 
 from data_builders.chat_encoder import QUESTION_SLOT, SYSTEM_SLOT, PromptTemplate, TextTokenizer
-from data_builders.pretrained import WEIGHTS_ONLY, load_config, load_tokenizer
+from data_builders.pretrained import WEIGHTS_ONLY, load_config, load_tokenizer, naming
+from data_builders.storage.json_files import read_object
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, find_file
 from trainer_ext.students import qwen2_5_omni_names
 from trainer_ext.students.empty_weights import place_empty_weights
@@ -89,9 +89,10 @@ class Qwen2_5OmniStudent:
         tokenizer = load_tokenizer(name_or_path, revision)
         if tokenizer.chat_template is None:
             tokenizer.chat_template = read_chat_template_json(name_or_path, revision)
-        extractor = WhisperFeatureExtractor.from_pretrained(name_or_path, revision=revision)
-        config = load_config(name_or_path, revision)
-        return cls(tokenizer, extractor, cls.read_config(config))
+        with naming(name_or_path):
+            extractor = WhisperFeatureExtractor.from_pretrained(name_or_path, revision=revision)
+            config = load_config(name_or_path, revision)
+            return cls(tokenizer, extractor, cls.read_config(config))
 
     @staticmethod
     def read_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -112,9 +113,10 @@ class Qwen2_5OmniStudent:
         check_packable(self.config.get_text_config())
         if from_pretrained.get("attn_implementation") in (None, PACKED_ATTENTION):
             from_pretrained["attn_implementation"] = self.attention
-        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-            name_or_path, **WEIGHTS_ONLY, **from_pretrained
-        )
+        with naming(name_or_path):
+            model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+                name_or_path, **WEIGHTS_ONLY, **from_pretrained
+            )
         model.generation_config = GenerationConfig(
             eos_token_id=self.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
         )
@@ -212,7 +214,8 @@ class Qwen2_5OmniStudent:
                 f"{name_or_path} cannot speak: it is a thinker without a talker. Name the full model, or export one "
                 "(recipes/export_omni.py --target omni)"
             )
-        return Qwen2_5OmniForConditionalGeneration.from_pretrained(name_or_path, **WEIGHTS_ONLY, **from_pretrained)
+        with naming(name_or_path):
+            return Qwen2_5OmniForConditionalGeneration.from_pretrained(name_or_path, **WEIGHTS_ONLY, **from_pretrained)
 
     def get_student(self, speaking_model: PreTrainedModel) -> PreTrainedModel:
         """Return the thinker of a full model."""
@@ -263,4 +266,4 @@ def read_chat_template_json(name_or_path: str, revision: str | None) -> str:
             f"{name_or_path} has no chat template: neither chat_template.jinja, chat_template.json nor the tokenizer's "
             "config holds one. Save one beside the tokenizer."
         )
-    return json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+    return read_object(file, "download it again", chat_template=str)["chat_template"]

@@ -19,6 +19,8 @@ from data_builders.schema import SOFT_TARGET_FEATURES
 from trainer_ext.loss.teacher_targets import StoredTargets
 from trainer_ext.students.base import StudentEncoder
 
+CHECKED_ROWS = 1_000  # at a time
+ROUNDING = 1e-2  # of log-probabilities in float16
 # Columns with one value in all rows of a table.
 SETTINGS = ("teacher", "scoring_backend", "tokenizer_hash", "vocab_size", "k", "temperatures")
 
@@ -50,6 +52,10 @@ class SoftTargets:
     ) -> None:
         if missing := [name for name in SOFT_TARGET_FEATURES if name not in table.column_names]:
             raise ValueError(f"{source} holds no soft targets: it has no column {', '.join(missing)}")
+        if wrong := [name for name, feature in SOFT_TARGET_FEATURES.items() if table.features[name] != feature]:
+            raise ValueError(
+                f"{source} holds no soft targets: column {wrong[0]} has the type {table.features[wrong[0]]}"
+            )
         self.source = source
         self.settings = read_settings(table, source)
         self._check("temperature", temperature, self.settings["temperatures"])
@@ -60,6 +66,7 @@ class SoftTargets:
         self.temperature = temperature
         temperatures = self.settings["temperatures"]
         self.tail = next(i for i, tau in enumerate(temperatures) if is_same(tau, temperature))
+        self.lengths = check_arrays(table, self.settings, source)
         self.table = table.with_format("numpy")
         self.number_of_row = {row_id: number for number, row_id in enumerate(table["id"])}
         self.hashes = list(zip(table["question_hash"], table["response_hash"], strict=True))
@@ -112,6 +119,9 @@ class SoftTargets:
                 f"{name}: the soft targets in {self.source} are those of another response, or of another tokenizer's "
                 "tokens. Make them again with this run's data and hard_targets"
             )
+
+        if self.lengths[self.number_of_row[row["id"]]] != len(student_ids):
+            raise ValueError(f"{name}: {self.source} is damaged: it has soft targets for another number of tokens")
 
     def encode(self, rows: list[dict[str, Any]], responses: list[list[int]], padding_side: str) -> dict[str, Tensor]:
         """Return `teacher_ids`, `teacher_log_probs` (M, k) and `teacher_log_tails` (M,), question after question.
@@ -180,6 +190,37 @@ def read_settings(table: Dataset, source: str) -> dict[str, Any]:
             f"{source} mixes soft targets of {len(kinds)} settings ({', '.join(SETTINGS)}); a table has one"
         )
     return next(iter(kinds.values()))
+
+
+def check_arrays(table: Dataset, settings: Mapping[str, Any], source: str) -> np.ndarray:
+    """Return the tokens (rows,) that each row of a table has soft targets for; reads the whole table once.
+
+    Raises:
+        ValueError: arrays of one row do not fit each other, or values are no distribution over the vocabulary.
+    """
+    fault = f"{source} is damaged; make it again by recipes/cache_teacher.py: "
+    if None in settings.values() or not 1 <= settings["k"] <= settings["vocab_size"]:
+        raise ValueError(f"{fault}k is {settings['k']}, vocab_size {settings['vocab_size']}")
+    widths = dict.fromkeys(("ids_low", "ids_high", "log_probs"), settings["k"])
+    widths["log_tails"] = len(settings["temperatures"])
+    found = []
+    for batch in table.select_columns(list(widths)).with_format("arrow").iter(CHECKED_ROWS):
+        columns = {name: batch[name].combine_chunks() for name in widths}
+        values = {name: column.flatten().to_numpy(zero_copy_only=False) for name, column in columns.items()}
+        lengths = {name: np.diff(column.offsets.to_numpy()) for name, column in columns.items()}
+        tokens = lengths["log_tails"] // widths["log_tails"]
+        if any((lengths[name] != tokens * width).any() for name, width in widths.items()):
+            raise ValueError(f"{fault}a row has another number of ids than of log-probabilities")
+        if any(column.flatten().null_count for column in columns.values()):
+            raise ValueError(f"{fault}a value is missing")
+        ids = values["ids_low"].astype(np.int64) + (values["ids_high"].astype(np.int64) << 16)
+        if ids.max(initial=0) >= settings["vocab_size"]:
+            raise ValueError(f"{fault}id {ids.max()} is none of its {settings['vocab_size']}")
+        for name in ("log_probs", "log_tails"):
+            if not (values[name] <= ROUNDING).all():  # NaN too
+                raise ValueError(f"{fault}{name} has values that are no log-probabilities")
+        found.append(tokens)
+    return np.concatenate(found)
 
 
 def is_same(a: Any, b: Any) -> bool:
