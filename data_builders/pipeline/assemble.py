@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from data_builders.arguments import BuildSettings
 from data_builders.pipeline.dataset_card import HISTOGRAMS, write_dataset_card
 from data_builders.pipeline.stages import ShardRecordings
+from data_builders.questions.select import check_counts
 from data_builders.storage.atomic import atomic_folder, hash_file
 from data_builders.storage.json_files import read_object
 
@@ -37,9 +38,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise ValueError(f"{folder} exists and is no data set of build_data.py: name another output_dir")
     way_out = "delete the folder, and build it again"
     manifest = read_object(folder / MANIFEST, way_out, build=str, rows=dict, counts=dict, files=dict)
-    questions = manifest["counts"].get("questions")
-    if not isinstance(questions, dict) or not all(isinstance(questions.get(name), int) for name in ("read", "kept")):
-        raise ValueError(f"{folder / MANIFEST} is damaged (no counts of questions): {way_out}")
+    check_counts(manifest["counts"].get("questions"), folder / MANIFEST, way_out)
     complete = all((folder / name).is_file() for name in manifest["files"])
     return manifest if complete else None
 

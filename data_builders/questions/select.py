@@ -100,9 +100,17 @@ def select_questions(
         if not target.exists():
             with atomic_folder(target) as folder:
                 write_selection(arguments, folder, ShardWriter(folder, recordings, max_bytes), quiet, text_check)
-    content = read_object(target / "selection.json", f"delete {target} and run this again", counts=dict, shards=dict)
+    way_out = f"delete {target} and run this again"
+    content = read_object(target / "selection.json", way_out, counts=dict, shards=dict)
+    check_counts(content["counts"], target / "selection.json", way_out)
     check_share(target, content["counts"], arguments.max_rejected_share)
     return Selection(target, content["counts"], content["shards"])
+
+
+def check_counts(counts: Any, file: Path, way_out: str) -> None:
+    """Raise ValueError for counts of questions, read from a file, that are none."""
+    if not isinstance(counts, dict) or not all(isinstance(counts.get(name), int) for name in ("read", "kept")):
+        raise ValueError(f"{file} is damaged (no counts of questions): {way_out}")
 
 
 def check_share(folder: Path, counts: dict[str, int], limit: float) -> None:

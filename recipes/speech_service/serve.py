@@ -10,12 +10,14 @@ For espeak-ng alone this file imports the engine of this repository. README.md h
     python serve.py --model espeak --port 8001
 
 The model synthesizes one text at a time. Up to --max_waiting requests wait, further ones get status 429. Equal requests
-get equal audio: the seed is a hash of text, voice and speed.
+get equal audio: the seed is a hash of text, voice and speed. A request has 15 s and 64 KB to arrive. An address that
+others can reach (--host 0.0.0.0) needs a key in SPEECH_API_KEY; clients send it by OPENAI_API_KEY.
 """
 
 import argparse
 import hashlib
 import io
+import os
 import sys
 import threading
 from pathlib import Path
@@ -28,6 +30,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from request_limits import MAX_CONNECTIONS, LimitRequests, TimedProtocol, answer_error, is_loopback
+from starlette.exceptions import HTTPException
 
 MAX_CHARACTERS = 4096  # as OpenAI's
 SAMPLE_RATES_HZ = (8_000, 48_000)
@@ -110,7 +114,7 @@ class Espeak:
         rate = round(self.WORDS_PER_MINUTE * speed)
         try:
             return self._engine.synthesize(text, f"{voice}/{rate}")[0]
-        except (ValueError, RuntimeError) as error:
+        except ValueError as error:
             raise Refusal(str(error)) from error
 
 
@@ -170,6 +174,10 @@ def make_app(voice_model: "CosyVoice | Espeak", name: str, max_waiting: int) -> 
     async def refuse_malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         return answer_error(400, "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors()))
 
+    @app.exception_handler(HTTPException)
+    async def refuse_request(_: Request, error: HTTPException) -> JSONResponse:
+        return answer_error(error.status_code, error.detail)
+
     @app.get("/v1/models")
     def list_models() -> dict:
         return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": "local"}]}
@@ -194,12 +202,6 @@ def make_app(voice_model: "CosyVoice | Espeak", name: str, max_waiting: int) -> 
     return app
 
 
-def answer_error(status: int, message: str, headers: "dict[str, str] | None" = None) -> JSONResponse:
-    """Return an error in OpenAI's format."""
-    kind = "invalid_request_error" if status == 400 else "overloaded"
-    return JSONResponse({"error": {"message": message, "type": kind}}, status, headers)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder of CosyVoice's weights, or espeak")
@@ -208,6 +210,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--max_waiting", type=int, default=16)
     arguments = parser.parse_args()
+    key = os.environ.get("SPEECH_API_KEY")
+    if not key and not is_loopback(arguments.host):
+        parser.error(f"--host {arguments.host}: others can reach it, so set a key for them in SPEECH_API_KEY")
     if arguments.model == "espeak":
         voice_model = Espeak()
     elif arguments.voices is None:
@@ -215,7 +220,14 @@ def main() -> None:
     else:
         voice_model = CosyVoice(arguments.model, yaml.safe_load(arguments.voices.read_text()))
     app = make_app(voice_model, Path(arguments.model).name, arguments.max_waiting)
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning")
+    uvicorn.run(
+        LimitRequests(app, key),
+        host=arguments.host,
+        port=arguments.port,
+        log_level="warning",
+        http=TimedProtocol,
+        limit_concurrency=MAX_CONNECTIONS,
+    )
 
 
 if __name__ == "__main__":
