@@ -27,7 +27,8 @@ from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 from data_builders.pairs import load_pairs
 from data_builders.pretrained import load_config, load_tokenizer
 from data_builders.schema import RESPONSE_COLUMN
-from data_builders.soft_targets.cache import Scorer, cache_soft_targets, make_settings, read_inputs
+from data_builders.soft_targets.cache import Scorer, cache_soft_targets, locate_cache, make_settings, read_inputs
+from data_builders.storage.atomic import check_writable
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.command_line import run_command
 from trainer_ext.parser import RecipeParser
@@ -57,6 +58,7 @@ def main() -> None:
             f"the run's temperature {training.temperature} is not among soft_targets_temperatures "
             f"{soft.soft_targets_temperatures}"
         )
+    check_writable(locate_cache(Path(soft.soft_targets_path)), f"soft_targets_path {soft.soft_targets_path}")
     state = PartialState()
     student = load_student_family(model.model_name_or_path, model.model_revision)
     with state.main_process_first():

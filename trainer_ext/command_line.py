@@ -12,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from tqdm import tqdm
+
 from data_builders.hub.requests import NotPushed, PushFailed
 from data_builders.outcomes import ServerUnreachable, TemporaryFailure
+from data_builders.storage.atomic import FULL_OR_READ_ONLY, describe_space
 from data_builders.storage.locks import release_held
 from trainer_ext.checkpoints.stop_signals import TrainingStopped
 
@@ -69,7 +72,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
         return f'{error.name} is not installed: pip install -e ".[{extra}]"'
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        space = describe_space(Path(str(error.filename or "."))) if error.errno in FULL_OR_READ_ONLY else ""
+        return f"{error.filename}: {error.strerror}{space}" if error.filename else f"{error.strerror}{space}"
     text = str(error) or type(error).__name__
     if text.startswith("Repo id must be"):
         text += " There is no such folder either; paths in the bundled configs are relative to the repository's root."
@@ -80,4 +84,5 @@ def report(message: str) -> None:
     """Print a line on standard error, with the process's number where there are several."""
     rank = os.environ.get("RANK")
     where = f" (process {rank})" if rank is not None and os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    print(f"{Path(sys.argv[0]).name}{where}: {message}", file=sys.stderr, flush=True)
+    with tqdm.external_write_mode(file=sys.stderr):  # not at the end of a progress bar
+        print(f"{Path(sys.argv[0]).name}{where}: {message}", file=sys.stderr, flush=True)

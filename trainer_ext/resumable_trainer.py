@@ -11,7 +11,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import TrainOutput
 from trl import SFTTrainer
 
-from data_builders.storage.atomic import sync, temporary_path
+from data_builders.storage.atomic import naming_full_disk, sync, temporary_path
 from trainer_ext.checkpoints.callback import CompleteCheckpointCallback, checkpoint_folder
 from trainer_ext.checkpoints.complete import find_corruption
 from trainer_ext.checkpoints.finite import check_finite_weights
@@ -96,6 +96,21 @@ class ResumableTrainer(SFTTrainer):
         check_finite_weights(self.model, self.state.global_step, self.accelerator)
         super().save_model(output_dir, _internal_call=True)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint; on an error nothing of it is left.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        folder = checkpoint_folder(self.args, self.state)
+        try:
+            with naming_full_disk(folder):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
     def _load_finished(self, checkpoint: Path, state: TrainerState) -> TrainOutput:
         """Load the weights and the state of a run that has taken all of its steps."""
         if self.is_sharded:
@@ -156,8 +171,9 @@ class ResumableTrainer(SFTTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(folder / "save")
         try:
-            super()._save(str(temporary), state_dict)
-            self.family.save_pretrained(str(temporary))
+            with naming_full_disk(folder):
+                super()._save(str(temporary), state_dict)
+                self.family.save_pretrained(str(temporary))
             (temporary / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             move_files(temporary, folder)
         finally:

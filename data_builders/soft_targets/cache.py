@@ -25,7 +25,7 @@ from data_builders.outcomes import list_rows
 from data_builders.schema import SOFT_TARGET_FEATURES, SoftTarget
 from data_builders.soft_targets.card import write_soft_targets_card
 from data_builders.soft_targets.outcomes import ScoreOutcome
-from data_builders.storage.atomic import atomic_folder, check_writable
+from data_builders.storage.atomic import atomic_folder
 from data_builders.storage.call_cache import CallCache, content_key
 from data_builders.storage.locks import locked
 
@@ -111,13 +111,18 @@ def cache_soft_targets(
         ValueError: `folder` holds a table of other settings.
     """
     state = PartialState()
-    cache_folder = folder.with_name(f"{folder.name}.cache")
-    check_writable(cache_folder, f"soft_targets_path {folder}")
+    cache_folder = locate_cache(folder)
+    cache_folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if state.is_main_process:
             stack.enter_context(locked(cache_folder / "cache.lock", f"makes {folder}"))
         state.wait_for_everyone()
         return score_missing(inputs, folder, cache_folder, settings, load_scorer, batch_size)
+
+
+def locate_cache(folder: Path) -> Path:
+    """Return the folder of the caches of a table."""
+    return folder.with_name(f"{folder.name}.cache")
 
 
 def score_missing(

@@ -5,6 +5,7 @@ rename before anything older is deleted.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from data_builders.storage.locks import entries_locked
 
 SUFFIX = ".partial"  # begun; deleted by the next writer
+FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 REPLACED = ".replaced"  # the former content of a folder, while the new one takes its name
 
 
@@ -35,8 +37,10 @@ def write_atomic(file: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.rename(file)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(file)
         raise
     sync(file.parent)
 
@@ -57,10 +61,11 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         with contextlib.suppress(OSError):  # a file system without locks of folders
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield folder
-        sync_all(folder)
-        with entries_locked(target.parent):
-            replace_folder(folder, target)
+        with naming_full_disk(target):
+            yield folder
+            sync_all(folder)
+            with entries_locked(target.parent):
+                replace_folder(folder, target)
     finally:
         os.close(descriptor)
         shutil.rmtree(folder, ignore_errors=True)
@@ -135,6 +140,30 @@ def check_writable(folder: Path, name: str) -> None:
             file.flush()
     except OSError as error:
         raise ValueError(f"{name} cannot be written: {error.strerror or error}{describe_space(folder)}") from error
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Translate what libraries raise for a full or read-only disk into an OSError that names `path`.
+
+    safetensors raises an error of its own, torch a RuntimeError of its archive writer.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_OR_READ_ONLY:
+            error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        link: BaseException | None = error
+        while link is not None:
+            code = next((code for code in FULL_OR_READ_ONLY if f"os error {code}" in str(link)), None)
+            if isinstance(link, RuntimeError) and "inline_container" in str(link):
+                code = errno.ENOSPC
+            if code is not None:
+                raise OSError(code, os.strerror(code), str(path)) from error
+            link = link.__context__
+        raise
 
 
 def describe_space(path: Path) -> str:

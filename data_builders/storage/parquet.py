@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
-from data_builders.storage.atomic import hash_file, temporary_path
+from data_builders.storage.atomic import hash_file, naming_full_disk, temporary_path
 
 ROWS_PER_GROUP = 100
 
@@ -35,14 +35,16 @@ class AtomicParquetWriter:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        with naming_full_disk(self.path):
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
     def close(self) -> str:
         """Sync and rename the file; returns its SHA-256."""
         if self._rows:
             self._flush()
-        self._writer.close()
+        with naming_full_disk(self.path):
+            self._writer.close()
         with self._temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         digest = hash_file(self._temporary)

@@ -108,7 +108,7 @@ def test_a_large_body_is_refused_unread(service, stated):
 
 def test_without_the_key_nothing_is_spoken(service):
     """Prevents: strangers who use a GPU that is bound to 0.0.0.0."""
-    for key in ("", "wrong", "Bearer", "é"):
+    for key in ("wrong", "Bearer", "é"):
         response = httpx.post(
             f"{service}/v1/audio/speech", json=ASKED, headers={"Authorization": f"Bearer {key}".encode()}
         )
