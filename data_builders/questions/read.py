@@ -22,7 +22,7 @@ from data_builders.schema import CHANNELS, check_channels
 from data_builders.storage.atomic import hash_file
 
 # Suffix -> loader of `datasets`; text_files.py reads the others.
-FILE_LOADERS = {".json": "json", ".parquet": "parquet"}
+FILE_LOADERS = {".parquet": "parquet"}
 SUFFIXES = (*READERS, *FILE_LOADERS)
 FIELDS = ("question", "system", "gold_response", "reference", "source", "source_id", "channels", "split")
 # Characters without a sign or a sound: byte order mark, zero-width spaces and joiners around which nobody writes.

@@ -1,4 +1,4 @@
-"""Rows of JSONL, CSV, TSV and text files, one at a time, by their lines.
+"""Rows of JSONL, JSON, CSV, TSV and text files, one at a time, by their lines.
 
 Every value keeps what was written: a loader that infers types from the first rows reads "007" as 7, and stops at the
 first text in a column of numbers. A malformed line is an error that names it, and never shifts a value to another
@@ -50,6 +50,25 @@ def read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def read_json(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON list, or those of a file with one object a line.
+
+    The file is read as a whole by Python's own parser: that of `datasets` crashes on some malformed files.
+    """
+    text = "".join(read_lines(file))
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if "\n" not in text.strip():
+            raise ValueError(f"{file} is not JSON: {error}") from error
+        yield from read_jsonl(file)
+        return
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
+        if not isinstance(row, dict):
+            raise ValueError(f'{file}, row {number} is no object: write [{{"question": "..."}}, ...]')
+        yield row
+
+
 def read_separated(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a CSV or TSV file by its header; an empty cell is None."""
     reader = csv.reader(read_lines(file), delimiter=DELIMITERS[file.suffix], strict=True)
@@ -89,4 +108,5 @@ READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
     ".csv": read_separated,
     ".tsv": read_separated,
     ".txt": read_text,
+    ".json": read_json,
 }
