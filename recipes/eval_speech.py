@@ -24,7 +24,9 @@ from data_builders.hub.ids import public_name, split_revision
 from data_builders.pairs import load_pairs
 from data_builders.pretrained import load_config
 from data_builders.storage.dataset_folder import load_dataset_folder
+from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.checkpoints.output_dir import claim_folder
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.answering import Generation
 from trainer_ext.evaluation.arguments import EvaluationArguments, ModelsArguments, read_pairs
@@ -80,6 +82,9 @@ def main() -> None:
     sources = make_sources(models)
     plan = make_plan(evaluation, benchmarks, BASE if models.model_name_or_path else None)
     check_before_answers(evaluation, models, sources, plan)
+    if state.is_main_process:
+        claim_folder(folder)
+        write_run_record(folder, parser.resolved)
     answers = collect_answers(sources, plan, folder)
     judge_free = measure_judge_free(models, evaluation, sources, plan, answers) if evaluation.judge_free else []
     if state.is_main_process and {"scores", "report"} & set(evaluation.stages):

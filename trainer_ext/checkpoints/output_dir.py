@@ -34,8 +34,7 @@ def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
             "resume_from_checkpoint and overwrite_output_dir exclude each other: one goes on with the run in "
             "output_dir, the other deletes it"
         )
-    check_writable(folder, f"output_dir {folder}")
-    hold_until_end(folder / LOCK, f"{folder} is in use: name another output_dir, or wait for")
+    claim_folder(folder)
     if all(path.name == LOCK for path in folder.iterdir()):
         return
     is_run = read_identity(folder) is not None
@@ -54,6 +53,16 @@ def claim_output_dir(output_dir: str, resumes: bool, overwrite: bool) -> None:
             f"{folder} holds {'an earlier run' if is_run else 'other files'}: name another output_dir, or add {ways}"
             "--overwrite_output_dir true to replace it"
         )
+
+
+def claim_folder(folder: Path) -> None:
+    """Make a folder and lock it until this process ends.
+
+    Raises:
+        ValueError: it cannot be written, or is in use by another process.
+    """
+    check_writable(folder, f"output_dir {folder}")
+    hold_until_end(folder / LOCK, f"{folder} is in use: name another output_dir, or wait for")
 
 
 def delete_leftovers(folder: Path) -> None:

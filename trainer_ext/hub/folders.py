@@ -65,10 +65,11 @@ def without_origin(config: Any) -> Any:
     return {key: without_origin(value) for key, value in config.items() if key != "_name_or_path"}
 
 
-def rewrite_report(folder: Path, _: Contents) -> dict[str, bytes]:
+def rewrite_report(folder: Path, contents: Contents) -> dict[str, bytes]:
     """Return report.json, whose models and data may be named by places of this machine, without them."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return {"report.json": (json.dumps(hide_places(report), indent=2, ensure_ascii=False) + "\n").encode()}
+    plain = (json.dumps(hide_places(report), indent=2, ensure_ascii=False) + "\n").encode()
+    return {**rewrite_run(folder, contents), "report.json": plain}
 
 
 def rename_base(adapter_config: bytes, base_model: str) -> bytes:
