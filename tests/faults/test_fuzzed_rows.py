@@ -31,8 +31,16 @@ ATTACK = settings(
     derandomize=SCALE == 1,
 )
 MARKS = ("<|im_end|>", "<|AUDIO|>", "\0", "\u2028", "\ufeff", "{{7*7}}", "%s", "../../x", "'; DROP", "🙂", "א")
-TEXTS = st.one_of(
-    st.none(), st.text(max_size=40), st.sampled_from(MARKS), st.just("word " * 3_000), st.just("Which animal barks?")
+
+
+def mostly(usual, odd):
+    """Return a strategy of which one value in six is odd."""
+    return st.integers(0, 5).flatmap(lambda number: usual if number else odd)
+
+
+TEXTS = mostly(
+    st.just("Which animal barks?"),
+    st.one_of(st.none(), st.text(max_size=40), st.sampled_from(MARKS), st.just("word " * 3_000)),
 )
 NAMES = ("id", "system", "question", "teacher_response", "channels", "speech", "speech_seconds")
 TYPES = {
@@ -44,21 +52,24 @@ TYPES = {
     "numbers": (List(Value("int64")), st.lists(st.integers(0, 9), max_size=3)),
 }
 USUAL = {
-    "id": (Value("string"), st.one_of(st.text(min_size=1, max_size=8), st.none())),
-    "channels": (List(Value("string")), st.sampled_from([["t2t"], ["s2t"], ["t2t", "s2t"], [], None, ["x"], [None]])),
-    "speech_seconds": (Value("float32"), st.one_of(st.just(0.5), st.none(), st.floats(width=32))),
+    "id": (Value("string"), st.integers(0, 500).map(lambda number: f"id {number}" if number else None)),
+    "channels": (
+        List(Value("string")),
+        mostly(st.sampled_from([["t2t"], ["s2t"], ["t2t", "s2t"]]), st.sampled_from([[], None, ["x"], [None]])),
+    ),
+    "speech_seconds": (Value("float32"), mostly(st.just(0.5), st.one_of(st.none(), st.floats(width=32)))),
 }
 
 
 @st.composite
 def clips(draw) -> dict | None:
     """Return a cell of speech: whole, corrupt, a path, or nothing."""
-    kind = draw(st.integers(0, 5))
+    kind = draw(st.integers(0, 11))
     if kind == 0:
         return None
     if kind == 1:
         return {"bytes": None, "path": draw(st.sampled_from(["/dev/zero", "/etc/passwd", "", "x.wav", "\0"]))}
-    content = WHOLE["FLAC"] if kind < 4 else corrupt(random.Random(draw(st.integers(0, 10**9))))
+    content = WHOLE["FLAC"] if kind < 9 else corrupt(random.Random(draw(st.integers(0, 10**9))))
     return {"bytes": content, "path": None}
 
 
@@ -84,6 +95,8 @@ def seen() -> dict[str, int]:
     counts = {"rows": 0, "refused with their data set": 0, "rejected": 0, "trained": 0}
     yield counts
     print(counts)
+    assert counts["rejected"] > counts["rows"] / 10
+    assert counts["trained"] > counts["rows"] / 50
 
 
 @ATTACK
