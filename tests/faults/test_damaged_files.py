@@ -49,7 +49,7 @@ def damage_json(content: bytes) -> list[bytes]:
     values = json.loads(content)
     versions = []
     for key in values:
-        versions += [{**values, key: RANDOM.choice(JSON_VALUES)} for _ in range(3 * SCALE)]
+        versions += [{**values, key: RANDOM.choice(JSON_VALUES)} for _ in range(SCALE)]
         versions.append({other: value for other, value in values.items() if other != key})
     return [json.dumps(version).encode() for version in versions]
 
@@ -155,7 +155,7 @@ def test_weights_and_adapters(student, family, tmp_path):
         load_adapter(family.load_model(STUDENT), str(tmp_path / "adapter"))
 
     config = tmp_path / "adapter" / "adapter_config.json"
-    assert attack(config, load, damage_json(config.read_bytes())) >= 20
+    assert attack(config, load, damage_json(config.read_bytes())) >= 12
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     assert attack(weights, load) >= 8
     tensors = load_file(weights)

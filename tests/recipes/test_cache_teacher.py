@@ -1,17 +1,12 @@
-"""Tests of recipes/cache_teacher.py as a command, by one or several processes, with kills."""
+"""Tests of recipes/cache_teacher.py as a command, by one or several processes."""
 
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from datasets import load_from_disk
 
-from tests.support.lab import ROOT, write_every
-from tests.support.processes import ENVIRONMENT, run_recipe
+from tests.support.lab import write_every
+from tests.support.processes import run_recipe
 from tests.support.run_script import run_script
 
 STORED = ["--config", "recipes/configs/tiny_stored.yaml"]
@@ -33,43 +28,6 @@ def count_scored(cache: Path) -> int:
             return database.execute("SELECT count(*) FROM finished").fetchone()[0]
         except sqlite3.OperationalError:
             return 0
-
-
-def read_scored(output: str) -> int:
-    """Parse "(632 scored now)"."""
-    return int(output.split(" scored now")[0].rpartition("(")[2])
-
-
-@pytest.mark.slow
-def test_a_killed_run_resumes_and_ends_in_the_same_table(shared, tmp_path):
-    """Prevents: hours of a large teacher that a lost machine costs, or another table after it."""
-    complete, killed = tmp_path / "complete", tmp_path / "killed"
-    done = run_recipe("cache_teacher.py", [*shared, "--soft_targets_path", str(complete)])
-    assert "kB per 1,000 tokens" in done.stdout
-    assert "64 kept ids" in done.stdout
-    in_all = read_scored(done.stdout)
-
-    slowly = [*shared, "--soft_targets_path", str(killed), "--soft_targets_batch_size", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "recipes/cache_teacher.py", *slowly],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    cache = tmp_path / "killed.cache" / "0.sqlite"
-    while count_scored(cache) < 5 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    scored = count_scored(cache)
-    assert 0 < scored < in_all
-    assert not killed.exists()
-    done = run_recipe("cache_teacher.py", slowly)
-    assert scored + read_scored(done.stdout) == in_all
-    ours, theirs = (load_from_disk(str(folder))[:] for folder in (killed, complete))
-    for column in ("id", "response_hash", "ids_low", "ids_high"):
-        assert ours[column] == theirs[column]
 
 
 def test_two_processes_share_the_rows_and_a_run_trains_on_them(shared, tmp_path, monkeypatch, capsys):

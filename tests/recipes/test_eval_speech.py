@@ -1,11 +1,7 @@
 """Tests of recipes/eval_speech.py as a command."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -13,7 +9,7 @@ from peft import LoraConfig, PeftModel
 
 from tests.support.judge_server import JudgeServer
 from tests.support.lab import ROOT, STUDENT, TEACHER
-from tests.support.processes import ENVIRONMENT, run
+from tests.support.processes import run
 from tests.support.published_sets import (
     read_clips,
     write_big_bench_audio,
@@ -169,37 +165,6 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(evaluate, words, proble
     _, error = evaluate(*words)
     assert problem in error
     assert len(error.strip().splitlines()) == 1
-
-
-def start(words, folder):
-    return subprocess.Popen(
-        [sys.executable, "recipes/eval_speech.py", *BASE, *words, "--output_dir", str(folder)], cwd=ROOT,
-        env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def count_bytes(folder):
-    """Return the size of all answers so far."""
-    return sum(file.stat().st_size for file in folder.rglob("*.jsonl"))
-
-
-@pytest.mark.slow
-def test_an_evaluation_that_is_killed_again_and_again_ends_with_the_same_report(run_config, tmp_path):
-    """Prevents: answers that are lost, asked twice, or differ because other questions shared their batch."""
-    words = ["--run_config", run_config, "--evaluator", "exact_answer", "--batch_size", "2"]
-    assert start(words, tmp_path / "straight").wait(timeout=300) == 0
-    for kill in range(5):
-        process = start(words, tmp_path / "killed")
-        enough = count_bytes(tmp_path / "killed") + 400 * (kill + 1)
-        while process.poll() is None and count_bytes(tmp_path / "killed") < enough:
-            time.sleep(0.01)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert start(words, tmp_path / "killed").wait(timeout=300) == 0
-    first, second = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("straight", "killed"))
-    for key in ("scores", "differences", "overall"):
-        assert first[key] == second[key]
 
 
 @pytest.mark.slow

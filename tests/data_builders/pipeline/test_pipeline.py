@@ -187,7 +187,7 @@ def count_clips(tmp_path):
 
 
 def test_a_build_killed_between_clips_ends_in_the_same_bytes(made, questions_file, tmp_path, build_here):
-    """Prevents: a power cut that costs finished work or changes the data set. `pytest -m slow` has twenty kills."""
+    """Prevents: a power cut that costs finished work or changes the data set. tests/faults has twenty kills."""
     process = start(tmp_path, questions_file)
     while count_clips(tmp_path) < 5 and process.poll() is None:
         time.sleep(0.005)
@@ -195,19 +195,6 @@ def test_a_build_killed_between_clips_ends_in_the_same_bytes(made, questions_fil
     assert not (tmp_path / "made").exists()
     build_here(tmp_path, questions_file)
     assert digest(tmp_path / "made") == digest(made[0] / "made")
-
-
-@pytest.mark.slow
-def test_a_build_killed_twenty_times_ends_in_the_same_bytes(made, questions_file, tmp_path):
-    """Prevents: a moment, in any stage, at which a kill does damage."""
-    chance = random.Random(1)
-    for _ in range(20):
-        process = start(tmp_path, questions_file)
-        time.sleep(chance.uniform(1.5, 14.0))
-        kill(process, tmp_path)
-    build(tmp_path, questions_file)
-    assert digest(tmp_path / "made") == digest(made[0] / "made")
-    assert counts(tmp_path / "made") == counts(made[0] / "made")
 
 
 def small(tmp_path, questions_file, **changes):
