@@ -21,15 +21,18 @@ from transformers import PreTrainedTokenizerBase
 
 from data_builders.chat import TeacherInput, hash_question, hash_tokens, hash_vocabulary
 from data_builders.chat_encoder import ChatEncoder
-from data_builders.outcomes import list_rows
+from data_builders.outcomes import TemporaryFailure, list_rows
 from data_builders.schema import SOFT_TARGET_FEATURES, SoftTarget
 from data_builders.soft_targets.card import write_soft_targets_card
-from data_builders.soft_targets.outcomes import ScoreOutcome
 from data_builders.storage.atomic import atomic_folder
 from data_builders.storage.call_cache import CallCache, content_key
 from data_builders.storage.locks import locked
 
 ROWS_PER_WRITE = 256
+
+
+# A row's soft targets, or why it has none now.
+ScoreOutcome = SoftTarget | ValueError | TemporaryFailure
 
 
 class Scorer(Protocol):

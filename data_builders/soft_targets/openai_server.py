@@ -14,7 +14,7 @@ from data_builders.chat import TeacherInput
 from data_builders.clients.concurrent import map_concurrent
 from data_builders.clients.openai import connect, list_models, map_request_errors, read_reply
 from data_builders.schema import SoftTarget
-from data_builders.soft_targets.outcomes import ScoreOutcome
+from data_builders.soft_targets.cache import ScoreOutcome
 
 ROUNDING = 1e-3  # of a server's log-probabilities
 

@@ -155,7 +155,8 @@ def test_weights_and_adapters(student, family, tmp_path):
         load_adapter(family.load_model(STUDENT), str(tmp_path / "adapter"))
 
     config = tmp_path / "adapter" / "adapter_config.json"
-    assert attack(config, load, damage_json(config.read_bytes())) >= 12
+    versions = damage_json(config.read_bytes())
+    assert attack(config, load, RANDOM.sample(versions, min(len(versions), 12 * SCALE))) >= 10
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     assert attack(weights, load) >= 8
     tensors = load_file(weights)

@@ -101,12 +101,12 @@ def test_two_runs_in_one_folder(tmp_path, questions):
         if first_is_killed:
             os.killpg(first.pid, signal.SIGKILL)
             first.communicate()
-            [(code, _, _)] = finish(start(*words))
+            [(code, _, line)] = finish(start(*words, "--overwrite_output_dir", "true"))
         else:
-            [(code, _, _)] = finish(first)
+            [(code, _, line)] = finish(first)
             assert (tmp_path / "run" / "report.json").exists()
             subprocess.run(["rm", "-rf", str(tmp_path / "run")], check=True)
-        assert code == 0
+        assert code == 0, line
 
 
 @pytest.mark.faults
