@@ -1,4 +1,4 @@
-"""What a run was made with, written when it begins: its settings, and the versions of everything installed."""
+"""The record of a run, written when it begins: its settings, and the versions of everything installed."""
 
 import platform
 from collections.abc import Mapping

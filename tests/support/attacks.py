@@ -1,4 +1,4 @@
-"""How often the attacks of tests/faults are tried: CROSSMODAL_KD_ATTACKS times as often as by default."""
+"""Number of tries of the attacks in tests/faults: CROSSMODAL_KD_ATTACKS times the default."""
 
 import os
 
