@@ -135,8 +135,8 @@ def test_two_caching_passes(tmp_path, questions):
     equal = finish(start(*words), start(*words))
     assert [code for code, _, _ in equal] == [0, 0]
     scored = sorted(int(re.search(r"\((\d+) scored now\)", output)[1]) for _, output, _ in equal)
-    assert scored[0] == 0
-    assert len(load_from_disk(str(tmp_path / "soft"))) == scored[1]
+    assert scored[0] == 0 < scored[1]
+    assert len(load_from_disk(str(tmp_path / "soft"))) >= scored[1]
     subprocess.run(["rm", "-rf", str(tmp_path / "soft")], check=True)
     different = finish(start(*words), start(*words, "--soft_targets_k", "8"))
     assert sorted(code for code, _, _ in different) == [0, 2]
