@@ -1,5 +1,6 @@
 """Attacks by time and chance: thousands of steps, other hash seeds, workers, a process that dies among others."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -74,22 +75,27 @@ def test_the_death_of_one_process_ends_the_others(tmp_path, capsys):
     questions = write_every(12, tmp_path / "questions.jsonl")
     words = ["recipes/s2t_t2t.py", "--config", "recipes/configs/tiny.yaml", "--questions", str(questions)]
     words += ["--max_steps", "100000", "--cache_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "run")]
-    log = (tmp_path / "log").open("w+")
-    run = subprocess.Popen(
-        [*TORCHRUN, "2", *words], cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while "train step    10" not in (tmp_path / "log").read_text():
-        assert run.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    ranks = [child for child in psutil.Process(run.pid).children(recursive=True) if "s2t_t2t" in str(child.cmdline())]
-    victim = next(child for child in ranks if child.environ().get("RANK") == "1")
-    began = time.monotonic()
-    os.kill(victim.pid, signal.SIGKILL)
-    assert run.wait(ENDED_SECONDS) != 0
-    seconds = time.monotonic() - began
-    assert not [child for child in ranks if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    words += ["--logging_steps", "1"]
+    log, environment = (tmp_path / "log").open("w+"), {**ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
+    run = subprocess.Popen([*TORCHRUN, "2", *words], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    ranks: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 200
+        while "train step" not in (tmp_path / "log").read_text():
+            assert run.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        children = psutil.Process(run.pid).children(recursive=True)
+        ranks = [child for child in children if "s2t_t2t" in str(child.cmdline())]
+        victim = next(child for child in ranks if child.environ().get("RANK") == "1")
+        began = time.monotonic()
+        os.kill(victim.pid, signal.SIGKILL)
+        assert run.wait(ENDED_SECONDS) != 0
+        seconds = time.monotonic() - began
+        assert not [child for child in ranks if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    finally:
+        for process in (run, *ranks):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     with capsys.disabled():
         print(f"\none of two processes killed: the others ended after {seconds:.1f} s")
