@@ -145,8 +145,8 @@ def make_question(row: dict[str, Any], number: int, default_source: str) -> Sour
         raise ValueError(f"row {number}: channels is no list of {', '.join(CHANNELS)}: {channels!r}")
     check_channels(channels, f"row {number}")
     split = as_text(row.get("split"))
-    if split is not None and not re.fullmatch(r"\w+", split):
-        raise ValueError(f"row {number}: {split!r} is no name of a split; write letters and digits")
+    if split is not None and not re.fullmatch(r"\w{1,64}", split):
+        raise ValueError(f"row {number}: {split[:80]!r} is no name of a split; write at most 64 letters and digits")
     return SourceQuestion(
         source=as_text(row.get("source")) or default_source,
         source_id=as_text(row.get("source_id")) or str(number),

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -54,7 +55,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target)
+    with entries_locked(target.parent):
+        remove_leftovers(target)
     folder = temporary_path(target)
     folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY)
@@ -102,12 +104,8 @@ def remove_leftovers(target: Path) -> None:
 
 def list_beside(target: Path, suffix: str) -> list[Path]:
     """Return the folders that `temporary_path` named after `target`."""
-    prefix = f"{target.name}."
-    return [
-        path
-        for path in target.parent.iterdir()
-        if path.name.startswith(prefix) and path.name.endswith(suffix) and path.is_dir()
-    ]
+    named = re.compile(rf"{re.escape(target.name)}\.[0-9a-f]{{8}}{re.escape(suffix)}")
+    return [path for path in target.parent.iterdir() if named.fullmatch(path.name) and path.is_dir()]
 
 
 def is_locked(folder: Path) -> bool:

@@ -189,3 +189,21 @@ def test_configs_are_read_or_refused_by_key(tmp_path, capsys, values, noise):
         assert "Traceback" not in capsys.readouterr().err
     except ValueError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("output_dir: " + "[" * 20_000 + "]" * 20_000, "is not YAML"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\noutput_dir: *b", "aliases are not read"),
+        ("output_dir: a\noutput_dir: b", "the key 'output_dir' is there twice"),
+    ],
+)
+def test_hostile_yaml_is_refused_at_once(tmp_path, capsys, content, message):
+    """Prevents: 20 GB of memory for 400 bytes, and a value that is silently not used."""
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(SystemExit):
+        RecipeParser((ModelArguments, CrossModalDistillConfig)).parse_args_and_config(
+            ["--config", str(tmp_path / "config.yaml")]
+        )
+    assert message in capsys.readouterr().err

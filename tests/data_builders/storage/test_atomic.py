@@ -54,3 +54,13 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(OSError):
         write_atomic(tmp_path / "report.json", b"{}")
     assert not [name for name in list_names(tmp_path) if name.endswith(SUFFIX)]
+
+
+def test_folders_of_other_names_stay(tmp_path):
+    """Prevents: somebody's `set.mine.partial`, and the only copy of the data set `set.v2`, deleted as leftovers."""
+    names = ["set.mine.partial", "set.backup.replaced", "set.v2.0123abcd.replaced"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    with atomic_folder(tmp_path / "set"):
+        pass
+    assert list_names(tmp_path) == sorted([*names, "set"])
