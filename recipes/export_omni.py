@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftConfig
 from transformers.hf_argparser import HfArg
 
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles
@@ -31,6 +30,7 @@ from trainer_ext.export.targets import (
     export_student,
 )
 from trainer_ext.hub.export_card import write_export_card
+from trainer_ext.loading.adapter_files import read_adapter_config
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.registry import load_student_family
@@ -83,7 +83,7 @@ def export(arguments: ExportArguments) -> None:
         raise ValueError(f"dtype is for merged students; target {arguments.target} keeps the precision of its files")
     rank = None
     if target.served_by_vllm:
-        rank = choose_vllm_rank(PeftConfig.from_pretrained(trained, revision=arguments.trained_revision))
+        rank = choose_vllm_rank(read_adapter_config(trained, arguments.trained_revision))
     # Validates an adapter's keys for every target.
     weights = load_trained(trained, family, arguments.trained_revision)
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)

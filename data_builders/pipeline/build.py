@@ -61,10 +61,14 @@ def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) 
     check_names(settings)
     pipeline = settings.pipeline
     folder, root = Path(pipeline.output_dir), Path(pipeline.cache_dir).resolve()
+    if root.is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"cache_dir {root} is output_dir or inside it, which is replaced as a whole: name another folder"
+        )
     teacher = fingerprint_teacher(settings.answers)
     key = fingerprint_build(settings, teacher, text_check)
     shards = root / "shards" / key
-    manifest = check_folder(folder, key, pipeline.overwrite_output_dir, root)
+    manifest = check_folder(folder, key, pipeline.overwrite_output_dir)
     if pipeline.retry_failed:
         forget_failed(shards)
     elif manifest is not None and manifest["build"] == key:
@@ -92,16 +96,12 @@ def build_dataset(settings: BuildSettings, text_check: TextCheck | None = None) 
     return folder if is_built(folder, key) else None
 
 
-def check_folder(folder: Path, key: str, overwrite: bool, root: Path) -> dict[str, Any] | None:
+def check_folder(folder: Path, key: str, overwrite: bool) -> dict[str, Any] | None:
     """Return the manifest of the data set that is in the folder already, before any work; None for none.
 
     Raises:
-        ValueError: the folder cannot be written, holds another data set, or would hold the caches below `root`.
+        ValueError: the folder cannot be written, or holds another data set.
     """
-    if root.is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"cache_dir {root} is output_dir or inside it, which is replaced as a whole: name another folder"
-        )
     check_writable(folder.parent, f"output_dir {folder}")
     manifest = read_manifest(folder)  # refuses a folder of something else
     if manifest is not None and manifest["build"] != key and not overwrite:
@@ -253,7 +253,7 @@ class Build:
             raise ValueError(f"{len(unfinished)} shards are not finished: run this again")
         folder = Path(self.settings.pipeline.output_dir)
         with locked(folder.with_name(f".{folder.name}.lock"), f"writes {folder}"):  # one of several machines, or builds
-            manifest = check_folder(folder, self.key, self.settings.pipeline.overwrite_output_dir, self.root)
+            manifest = check_folder(folder, self.key, self.settings.pipeline.overwrite_output_dir)
             built = manifest is not None and manifest["build"] == self.key
             if built and not self.settings.pipeline.retry_failed:
                 return

@@ -55,14 +55,14 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with entries_locked(target.parent):
-        remove_leftovers(target)
     folder = temporary_path(target)
-    folder.mkdir()
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with entries_locked(target.parent):  # others remove a folder that is not locked yet
+        remove_leftovers(target)
+        folder.mkdir()
+        descriptor = os.open(folder, os.O_RDONLY)
         with contextlib.suppress(OSError):  # a file system without locks of folders
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
         with naming_full_disk(target):
             yield folder
             sync_all(folder)

@@ -70,15 +70,31 @@ def shorten(entry: AnsweredItem) -> AnsweredItem:
 
 
 def evaluate_apart(evaluator: Evaluator, given: Sequence[AnsweredItem]) -> list[ItemScore | Rejected]:
-    """Return a score per answer; one that the evaluator cannot take is left out, and costs no other its score."""
+    """Return a score per answer; one that the evaluator cannot take is left out, and costs no other its score.
+
+    Raises:
+        any error of an evaluator that can take none of them.
+    """
     try:
         return list(evaluator.evaluate(given))
     except (ServerUnreachable, TemporaryFailure):
         raise
-    except Exception as error:  # an evaluator's library, on an answer that nobody has tried
-        if len(given) == 1:
-            return [Rejected("scores", "not_scored", repr(error)[:200])]
-    return [score for entry in given for score in evaluate_apart(evaluator, [entry])]
+    except Exception:  # an evaluator's library, on an answer that nobody has tried
+        scores = [evaluate_one(evaluator, entry) for entry in given]
+        if all(isinstance(score, Rejected) for score in scores):
+            raise
+        return scores
+
+
+def evaluate_one(evaluator: Evaluator, entry: AnsweredItem) -> ItemScore | Rejected:
+    """Return the score of one answer, or the evaluator's error as a rejection."""
+    try:
+        (score,) = evaluator.evaluate([entry])
+    except (ServerUnreachable, TemporaryFailure):
+        raise
+    except Exception as error:
+        return Rejected("scores", "not_scored", repr(error)[:200])
+    return score
 
 
 def score_refused(evaluator: Evaluator, entry: AnsweredItem) -> ItemScore:

@@ -149,7 +149,7 @@ def read_base_name(name_or_path: str, revision: str | None = None) -> tuple[str 
     """Return name and revision of an adapter's base model; None twice for a full fine-tune."""
     if not is_adapter(name_or_path, revision):
         return None, None
-    config = PeftConfig.from_pretrained(name_or_path, revision=revision)
+    config = read_adapter_config(name_or_path, revision)
     return config.base_model_name_or_path, config.revision
 
 

@@ -24,7 +24,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from data_builders.storage.atomic import atomic_folder
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, rewrite_file
 from trainer_ext.export.merge import TrainedWeights
-from trainer_ext.loading.adapter_files import PEFT_PREFIX, module_of
+from trainer_ext.loading.adapter_files import PEFT_PREFIX, module_of, read_adapter_config
 from trainer_ext.students.base import ExportTarget, StudentFamily
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values of --max-lora-rank
@@ -179,7 +179,7 @@ def export_adapter(
         ValueError: it changes nothing, or its ranks or alphas go by patterns that are anchored to the present names, or
             it trains whole modules, which PEFT would look for under their present names.
     """
-    config = PeftConfig.from_pretrained(adapter, revision=revision)
+    config = read_adapter_config(adapter, revision)
     if config.modules_to_save:
         raise ValueError(
             f"{adapter} trains whole modules ({', '.join(config.modules_to_save)}), which PEFT would not find under "

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from data_builders.hub.ids import split_revision
+from data_builders.pretrained import naming
 from trainer_ext.loading.adapter_config import INITIALIZATIONS
-from trainer_ext.loading.adapter_files import PEFT_PREFIX, find_weights, read_adapter_config, read_weights
+from trainer_ext.loading.adapter_files import PEFT_PREFIX, find_weights, read_adapter_config
 from trainer_ext.loading.adapter_patterns import check_patterns
 from trainer_ext.loading.adapter_values import compare_logits, inspect_weights
 
@@ -34,7 +35,9 @@ def load_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None
 def load_fitting_adapter(model: PreTrainedModel, name_or_path: str, revision: str | None = None) -> PeftModel:
     """Load an adapter that may have no effect; otherwise as `load_adapter`."""
     name_or_path, revision = split_revision(name_or_path, revision)
-    weights = read_weights(find_weights(name_or_path, revision))  # PEFT would load a pickle, and NaN
+    find_weights(name_or_path, revision)  # PEFT would load a pickle
+    with naming(name_or_path):
+        weights = load_peft_weights(name_or_path, device="cpu", revision=revision)
     if broken := inspect_weights(weights).not_finite:
         raise ValueError(
             f"the adapter {name_or_path} has NaN or infinite values: {describe_keys('', broken)}it is broken"
@@ -49,7 +52,7 @@ def load_fitting_adapter(model: PreTrainedModel, name_or_path: str, revision: st
             f"the adapter {name_or_path} does not fit this model ({' '.join(str(error).split())[:300]}): `python "
             "recipes/doctor.py` says why"
         ) from error
-    unexpected, without = find_unloaded(adapted, load_peft_weights(name_or_path, device="cpu", revision=revision))
+    unexpected, without = find_unloaded(adapted, weights)
     missing = find_gaps(adapted, without)
     if unexpected or missing:
         raise_misfit(name_or_path, sorted(unexpected), missing)

@@ -7,11 +7,11 @@ from pathlib import Path
 from peft import PeftConfig
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import CONFIG_NAME
 
+from data_builders.pretrained import naming
 from data_builders.storage.atomic import atomic_folder
 from trainer_ext.checkpoints.safetensors_files import find_file
 
@@ -65,13 +65,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is damaged.
     """
-    try:
+    with naming(f"{file} ({file.stat().st_size} bytes)"):
         tensors = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{file.name} cannot be read ({file.stat().st_size} bytes: {error}): it is damaged, not downloaded "
-            "completely, or a pointer of Git LFS. Download it again"
-        ) from error
     return {key: tensor for key, tensor in tensors.items() if ".base_layer." not in key}
 
 
