@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,18 +70,18 @@ def attack(file: Path, load, more=()) -> int:
 
 
 @pytest.fixture
-def copied(pairs, data_arguments, tmp_path) -> Path:
-    """A copy of the caches and the finished data set of the small lab."""
+def copied(pairs, data_arguments, teacher_settings, tmp_path) -> Path:
+    """The caches and the finished data set of the small lab, without the data sets that other tests built there."""
     target = tmp_path / "data"
-    shutil.copytree(data_arguments.cache_dir, target)
+    others = shutil.ignore_patterns("questions-*", "selections", "shards")
+    shutil.copytree(data_arguments.cache_dir, target, ignore=others)
+    load_pairs(replace(data_arguments, cache_dir=str(target)), teacher_settings)
     return target
 
 
 @pytest.mark.parametrize("pattern", ["shards/*/train-*0.json", "selections/*/selection.json", "*/manifest.json"])
 def test_records_of_a_build(copied, data_arguments, teacher_settings, pattern):
     """Prevents: a TypeError in the night because a disk lost the end of a record."""
-    from dataclasses import replace
-
     arguments = replace(data_arguments, cache_dir=str(copied))
     file = next(copied.glob(pattern))
 

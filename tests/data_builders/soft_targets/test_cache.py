@@ -151,7 +151,7 @@ def test_a_changed_question_makes_a_new_table(readings, tokenizer, vocab_size, t
 def test_partial_files_of_a_killed_run_are_deleted(readings, tokenizer, vocab_size, tmp_path):
     """Prevents: gigabytes of partial files; in a container the next process may have the same process id."""
     settings = settings_of(tokenizer, vocab_size)
-    (tmp_path / "table.1.partial").mkdir()
+    (tmp_path / "table.0123abcd.partial").mkdir()
     scorer = CountingScorer(settings)
     cache_soft_targets(readings[:4], tmp_path / "table", settings, lambda: scorer, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table", "table.cache"]
