@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from accelerate import PartialState
 
@@ -76,7 +77,8 @@ def main() -> None:
     if parser.uses_default_config:
         models = leave_out_missing_adapters(models)
     folder = Path(evaluation.output_dir)
-    state = PartialState()
+    # Without `cpu`, accelerate takes the processes of torchrun on a machine without an accelerator for one each.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     with state.main_process_first():
         benchmarks = load_benchmarks(evaluation)
     sources = make_sources(models)
