@@ -102,9 +102,9 @@ def plan_recipe(
 
 
 def find_config(name_or_path: str) -> str:
-    """Return the folder of a bundled config, or the model's own name."""
-    bundled = MODEL_CONFIGS / name_or_path
-    return str(bundled) if bundled.is_dir() else name_or_path
+    """Return the folder of a bundled config, of published models and of those that recipes make, or the name."""
+    bundled = MODEL_CONFIGS / name_or_path.removeprefix("outputs/")
+    return str(bundled) if bundled.is_dir() and not Path(name_or_path).is_dir() else name_or_path
 
 
 def worst_case_lengths(

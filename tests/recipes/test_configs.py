@@ -7,11 +7,14 @@ import pytest
 import yaml
 
 from data_builders.arguments import BuildSettings, DataArguments, SoftTargetArguments
-from tests.support.configs import CONFIGS, DATA_CONFIGS
+from tests.support.configs import CONFIGS, DATA_CONFIGS, OMNI_CONFIGS
 from tests.support.lab import ROOT
+from tests.support.nano_omni import NANO_OMNI  # noqa: F401
 from tests.support.settings import CLASSES
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.parser import RecipeParser
+
+from arguments import OmniArguments  # isort: skip
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
@@ -41,6 +44,24 @@ def test_a_data_config_parses_and_finds_its_files(file, monkeypatch):
     for path in (settings.questions.questions, settings.answers.teacher_model_name_or_path):
         assert path is None or not path.startswith("recipes/") or Path(path).exists()
     assert f"--config {file.relative_to(ROOT)}" in file.read_text() or file.stem == "tiny"
+
+
+@pytest.mark.parametrize("file", OMNI_CONFIGS, ids=lambda file: file.stem)
+def test_a_config_of_make_omni_leads_to_those_of_its_data_and_its_training(file):
+    """Prevents: a model that is made in one folder and looked for in another."""
+    (omni,) = RecipeParser((OmniArguments,)).parse_args_and_config(["--config", str(file)])
+    assert omni.output_dir == f"outputs/nano/{file.stem}"
+    text = file.read_text()
+    for command in re.findall(r"--config (\S+)", text):
+        assert (ROOT / command).is_file()
+    training, data = (
+        yaml.safe_load((ROOT / "recipes" / "configs" / name).read_text())
+        for name in re.findall(r"recipes/configs/((?:data/)?\w+\.yaml)", text)[::-1]
+    )
+    last = "adapt" if omni.adapt_steps else "graft"
+    assert training["model_name_or_path"] == f"{omni.output_dir}/{last}"
+    assert [training["dataset_name"]] == omni.dataset_names == [data["output_dir"]]
+    assert data["teacher_model_name_or_path"] == omni.text_model_name_or_path
 
 
 @pytest.mark.parametrize("file", [f for f in CONFIGS if f.stem.startswith("tiny_")], ids=lambda file: file.stem)

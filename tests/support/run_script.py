@@ -3,6 +3,7 @@
 import runpy
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,4 +38,4 @@ def run_script(
         return output, ""
     assert code == 2, errors
     assert "Traceback" not in errors
-    return output, errors[errors.rindex(f"{name}: error: ") :]
+    return output, errors[errors.rindex(f"{Path(name).name}: error: ") :]

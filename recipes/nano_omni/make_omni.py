@@ -1,0 +1,201 @@
+"""Make a text LLM hear: graft a speech encoder to it, align the two, adapt it to speech, and measure it.
+
+    text LLM + speech encoder -> graft -> align (CTC) -> adapt (speech) -> check -> recipes/s2t_t2t.py heals it
+
+    python recipes/build_data.py --config recipes/configs/data/nano_smollm2.yaml
+    python recipes/nano_omni/make_omni.py --config recipes/configs/nano/smollm2.yaml
+    accelerate launch recipes/s2t_t2t.py --config recipes/configs/nano_smollm2.yaml
+    python recipes/nano_omni/make_omni.py --config recipes/configs/nano/smollm2.yaml --adapters outputs/nano_smollm2
+
+Each stage writes a folder below `output_dir`. A second run goes on where the first one stopped.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from adapt import make_tasks
+from align import Aligner, Classes, read_clips, train_aligner
+from arguments import OmniArguments
+from check import check
+from compare import compare_encoder, compare_text
+from datasets import DatasetDict, concatenate_datasets
+from graft import graft
+from stages import StageRunner
+from thinker import load_thinker
+from tower_states import StatesOnDisk, write_states
+from transformers import TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from data_builders.answers.fingerprint import fingerprint_model
+from data_builders.audio import decode_speech
+from data_builders.storage.dataset_folder import load_dataset_folder
+from data_builders.storage.run_record import write_run_record
+from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig, ModelArguments
+from trainer_ext.checkpoints.output_dir import claim_folder
+from trainer_ext.command_line import run_command
+from trainer_ext.evaluation.clip_errors import count_errors
+from trainer_ext.memory.callback import MemoryCallback
+from trainer_ext.memory.from_trainer import plan_training
+from trainer_ext.parser import RecipeParser
+from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
+from trainer_ext.students.registry import load_student_family
+from trainer_ext.trainer import CrossModalDistillTrainer
+
+DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "nano" / "smollm2.yaml"
+SPLITS = ("train", "test")
+SHOWN = 3  # held-out clips, and what is read in them
+
+
+def main() -> None:
+    parser = RecipeParser((OmniArguments,), DEFAULT_CONFIG, named_by=("text_model_name_or_path",))
+    (arguments,) = parser.parse_args_and_config()
+    keep_libraries_quiet()
+    folder = Path(arguments.output_dir)
+    claim_folder(folder)
+    write_run_record(folder, parser.resolved)
+    rows = load_rows(arguments.dataset_names)
+    runner = StageRunner(folder, arguments.overwrite_output_dir)
+    runner.run("graft", describe_parts(arguments), lambda *folders: run_graft(arguments, rows, *folders))
+    if arguments.align_steps:
+        runner.run("align", choose(arguments, "align"), lambda *folders: run_align(arguments, rows, *folders))
+    if arguments.adapt_steps:
+        runner.run("adapt", choose(arguments, "adapt"), lambda *folders: run_adapt(arguments, rows, *folders))
+    check(
+        str(runner.latest), arguments.adapters, arguments.text_model_name_or_path, rows["test"], folder / "check",
+        arguments.max_new_tokens, arguments.seed,
+    )  # fmt: skip
+
+
+def load_rows(names: list[str]) -> DatasetDict:
+    """Load the data sets, their rows behind each other.
+
+    Raises:
+        ValueError: one has no split `train` or `test`.
+    """
+    loaded = [load_dataset_folder(name) for name in names]
+    for name, splits in zip(names, loaded, strict=True):
+        if missing := sorted(set(SPLITS) - set(splits)):
+            raise ValueError(
+                f"{name} has no split {', '.join(missing)}: build it with test_share, or mark rows by `split`"
+            )
+    return DatasetDict({split: concatenate_datasets([splits[split] for splits in loaded]) for split in SPLITS})
+
+
+def describe_parts(arguments: OmniArguments) -> dict[str, Any]:
+    """Return what the grafted weights depend on."""
+    names = (arguments.text_model_name_or_path, arguments.speech_encoder_name_or_path)
+    return {"parts": [fingerprint_model(name, "main") for name in names], "extra_layers": arguments.extra_layers}
+
+
+def choose(arguments: OmniArguments, stage: str) -> dict[str, Any]:
+    """Return what the weights of a training stage depend on."""
+    shared = ("dataset_names", "seed", "bf16")
+    return {name: value for name, value in asdict(arguments).items() if name.startswith(stage) or name in shared}
+
+
+def run_graft(
+    arguments: OmniArguments, rows: DatasetDict, previous: Path, target: Path, unfinished: Path
+) -> dict[str, Any]:
+    """Write the grafted thinker, and compare its text logits and its encoder with the originals'."""
+    text, encoder = arguments.text_model_name_or_path, arguments.speech_encoder_name_or_path
+    graft(text, encoder, target, arguments.extra_layers)
+    first = rows["test"][0]
+    return {
+        "largest difference of text logits": compare_text(text, target),
+        "relative differences of states": compare_encoder(encoder, target, decode_speech(first["speech"], first["id"])),
+    }
+
+
+def run_align(
+    arguments: OmniArguments, rows: DatasetDict, previous: Path, target: Path, unfinished: Path
+) -> dict[str, Any]:
+    """Train the tower's new layers and its projector, and read the held-out clips by them."""
+    family = load_student_family(str(previous))
+    model = load_thinker(previous)
+    tower = model.model.audio_tower
+    dtype = tower.dtype
+    frozen = len(tower.layers) - arguments.extra_layers
+    training = TrainingArguments(
+        output_dir=str(unfinished / "training"),
+        max_steps=arguments.align_steps,
+        per_device_train_batch_size=arguments.align_batch_size,
+        learning_rate=arguments.align_learning_rate,
+        **shared_training_arguments(arguments),
+    )
+    tower.to(training.device, torch.float32)
+    states = {}
+    for split, part in rows.items():
+        if not (unfinished / split).is_dir():
+            write_states(tower, frozen, family, part, unfinished / split)
+        states[split] = StatesOnDisk(unfinished / split, tower.config.d_model, family)
+    classes = Classes(states["train"].labels)
+    embeddings = model.get_input_embeddings().weight.detach().float()
+    aligner = Aligner(tower, frozen, embeddings[classes.tokens])
+    train_aligner(aligner, states["train"], classes, training, choose(arguments, "align"))
+    read = read_clips(aligner, states["test"], classes, family.tokenizer)
+    for text, found in list(zip(states["test"].texts, read, strict=True))[:SHOWN]:
+        print(f"  {text!r} is read as {found!r}")
+    tower.to("cpu", dtype)
+    model.save_pretrained(target)
+    family.save_pretrained(str(target))
+    return {"word error rate": word_error_rate(read, states["test"].texts)}
+
+
+def run_adapt(
+    arguments: OmniArguments, rows: DatasetDict, previous: Path, target: Path, unfinished: Path
+) -> dict[str, Any]:
+    """Train the language model on spoken questions and clips to repeat; the tower stays as it is."""
+    family = load_student_family(str(previous))
+    training = CrossModalDistillConfig(
+        output_dir=str(unfinished),
+        teacher_kind=NO_TEACHER,
+        max_steps=arguments.adapt_steps,
+        per_device_train_batch_size=arguments.adapt_batch_size,
+        learning_rate=arguments.adapt_learning_rate,
+        **shared_training_arguments(arguments),
+    )
+    begun = unfinished.is_dir()
+    trainer = CrossModalDistillTrainer(
+        model=family.load_model(str(previous), dtype=torch.float32),
+        args=training,
+        family=family,
+        teacher=None,
+        train_dataset=make_tasks(
+            rows["train"], arguments.adapt_repeat_share, arguments.adapt_text_share, arguments.seed
+        ),
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ChannelProgressCallback)
+    model = ModelArguments(model_name_or_path=str(previous), dtype="float32", use_peft=False)
+    trainer.add_callback(MemoryCallback(plan_training(trainer, model)))
+    trainer.train(resume_from_checkpoint=begun)
+    trainer.save_model(str(target))
+    return {"loss": trainer.state.log_history[-1]["train_loss"]}
+
+
+def word_error_rate(found: list[str], wanted: list[str]) -> float:
+    """Return wrong words / words of all texts, normalized as Whisper's are."""
+    counts = count_errors(found, wanted)
+    return round(sum(wrong for wrong, _ in counts) / sum(words for _, words in counts), 4)
+
+
+def shared_training_arguments(arguments: OmniArguments) -> dict[str, Any]:
+    """Return the arguments of both trainings."""
+    return {
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "logging_steps": 50,
+        "save_steps": 200,
+        "save_total_limit": 1,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": arguments.bf16,
+        "report_to": "none",
+        "seed": arguments.seed,
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,66 @@
+"""The states of clips after a tower's frozen layers, computed once and kept on disk as float16.
+
+states.bin     (frames of all clips, width), 50 frames per second
+clips.json     text and frames of every clip
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset as Rows
+from thinker import run_layers
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from data_builders.audio import decode_speech
+from data_builders.storage.atomic import atomic_folder
+from data_builders.storage.json_files import read_object
+from trainer_ext.students.base import StudentEncoder
+
+STATES, CLIPS = "states.bin", "clips.json"
+CLIPS_AT_A_TIME = 16
+
+
+class ClipStates(NamedTuple):
+    """One clip: its states (frames, width) float32, and the token ids of its text."""
+
+    states: Tensor
+    labels: Tensor
+
+
+class StatesOnDisk(Dataset[ClipStates]):
+    """The states of a data set's clips, read as they are asked for."""
+
+    def __init__(self, folder: Path, width: int, encoder: StudentEncoder) -> None:
+        clips = read_object(folder / CLIPS, "delete its folder, and it is computed again", texts=list, frames=list)
+        self.texts: list[str] = clips["texts"]
+        self.frames: list[int] = clips["frames"]
+        self.ends = np.cumsum(self.frames)
+        self.labels = [encoder.encode_response(text)[:-1] for text in self.texts]
+        self.states = np.memmap(folder / STATES, np.float16, "r", shape=(int(self.ends[-1]), width))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> ClipStates:
+        end = self.ends[index]
+        states = np.array(self.states[end - self.frames[index] : end], dtype=np.float32)
+        return ClipStates(torch.from_numpy(states), torch.tensor(self.labels[index]))
+
+
+@torch.no_grad()
+def write_states(tower: nn.Module, layers: int, encoder: StudentEncoder, rows: Rows, folder: Path) -> None:
+    """Compute and write the states of every row's clip after the tower's first layers."""
+    frames: list[int] = []
+    with atomic_folder(folder) as partial, (partial / STATES).open("wb") as file:
+        for start in tqdm(range(0, len(rows), CLIPS_AT_A_TIME), desc="frozen layers", mininterval=5):
+            batch = rows[start : start + CLIPS_AT_A_TIME]
+            clips = [decode_speech(cell, row_id) for cell, row_id in zip(batch["speech"], batch["id"], strict=True)]
+            states, counts = run_layers(tower, layers, encoder.extract_features(clips))
+            file.write(states.half().cpu().numpy().tobytes())
+            frames += counts
+        (partial / CLIPS).write_text(json.dumps({"texts": list(rows["question"]), "frames": frames}))

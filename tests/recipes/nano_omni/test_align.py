@@ -1,0 +1,102 @@
+"""Tests of the CTC training of a tower's new layers and projector."""
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from data_builders.audio import decode_speech
+from tests.support.lab import STUDENT
+from tests.support.nano_omni import NANO_OMNI  # noqa: F401
+from tests.support.quiet_training import QUIET
+
+from align import Aligner, Classes, read_clips, train_aligner  # isort: skip
+from thinker import load_thinker  # isort: skip
+from tower_states import StatesOnDisk, write_states  # isort: skip
+
+FROZEN = 1
+
+
+@pytest.fixture
+def tower():
+    return load_thinker(STUDENT).float().model.audio_tower
+
+
+@pytest.fixture
+def states(tower, family, pairs, tmp_path):
+    """The states of eight clips after the first layer."""
+    write_states(tower, FROZEN, family, pairs["train"].select(range(8)), tmp_path / "states")
+    return StatesOnDisk(tmp_path / "states", tower.config.d_model, family)
+
+
+def test_the_trained_part_computes_what_the_tower_computes(tower, states, family, pairs):
+    """Prevents: a projector that is trained on other states than those it gets later."""
+    classes = Classes(states.labels)
+    aligner = Aligner(tower, FROZEN, torch.randn(len(classes.tokens), tower.config.output_dim))
+    rows = pairs["train"].select(range(8))
+    clips = [decode_speech(row["speech"], row["id"]) for row in rows]
+    features = family.extract_features(clips)
+    mask = features["feature_attention_mask"]
+    lengths = mask.sum(1)
+    packed = features["input_features"].permute(0, 2, 1)[mask.bool()].T
+    with torch.no_grad():
+        wanted = tower(packed, feature_lens=lengths, aftercnn_lens=(lengths - 1) // 2 + 1).last_hidden_state
+        batch = classes.collate([states[i] for i in range(8)])
+        found = aligner.encode(batch["states"], batch["frames"])
+    assert [len(clip) for clip in found] == [family.count_audio_tokens(len(clip)) for clip in clips]
+    torch.testing.assert_close(torch.cat(found), wanted, rtol=0, atol=0.02)  # states are kept in float16
+
+
+def test_a_killed_training_ends_as_an_uninterrupted_one(states, tmp_path):
+    """Prevents: half an hour of CTC lost to a kill, or a second training on top of the first one."""
+
+    def train(folder, stop_at=None):
+        torch.manual_seed(0)
+        aligner = Aligner(load_thinker(STUDENT).float().model.audio_tower, FROZEN, embeddings(classes))
+        saves = {**QUIET, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+        del saves["activation_checkpointing"]
+        arguments = TrainingArguments(str(tmp_path / folder), max_steps=6, per_device_train_batch_size=4, **saves)
+        train_aligner(aligner, states if stop_at is None else Failing(states, stop_at), classes, arguments, {"seed": 0})
+        return aligner.state_dict()
+
+    classes = Classes(states.labels)
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", stop_at=18)
+    resumed = train("killed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_it_learns_to_read_clips(states, family):
+    """Prevents: classes that are off by one, a blank that is a token, frames of one clip in another."""
+    torch.manual_seed(0)
+    classes = Classes(states.labels)
+    aligner = Aligner(load_thinker(STUDENT).float().model.audio_tower, FROZEN, embeddings(classes))
+    optimizer = torch.optim.AdamW(aligner.parameters(), lr=3e-3)
+    batch = classes.collate([states[i] for i in range(8)])
+    for _ in range(150):
+        loss = aligner(**batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    read = read_clips(aligner, states, classes, family.tokenizer, batch=3)
+    assert sum(found == text for found, text in zip(read, states.texts, strict=True)) >= 6
+
+
+def embeddings(classes: Classes) -> torch.Tensor:
+    return load_thinker(STUDENT).float().get_input_embeddings().weight.detach()[classes.tokens]
+
+
+class Failing(torch.utils.data.Dataset):
+    """Clips of which the `at`-th that is asked for stops the process."""
+
+    def __init__(self, clips, at):
+        self.clips, self.left = clips, at
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self.clips[index]

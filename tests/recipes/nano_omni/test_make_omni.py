@@ -1,0 +1,66 @@
+"""Tests of recipes/nano_omni/make_omni.py from a text LLM to a measured speech LLM."""
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import DatasetDict
+
+from tests.support.lab import TEACHER
+from tests.support.nano_omni import NANO_OMNI  # noqa: F401
+from tests.support.run_script import run_script
+from tests.support.tiny_whisper import save_tiny_whisper
+
+SMALL = [
+    "--align_steps", "3", "--align_batch_size", "4", "--adapt_steps", "2", "--adapt_batch_size", "2",
+    "--max_new_tokens", "4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words(pairs, tmp_path_factory):
+    """The command line of a whole run on the lab's teacher."""
+    dataset = tmp_path_factory.mktemp("rows") / "rows"
+    DatasetDict({split: rows.select(range(12)) for split, rows in pairs.items()}).save_to_disk(str(dataset))
+    whisper = save_tiny_whisper(tmp_path_factory.mktemp("whisper"))
+    named = ["--text_model_name_or_path", TEACHER, "--speech_encoder_name_or_path", whisper]
+    return [
+        *named,
+        "--dataset_names",
+        str(dataset),
+        *SMALL,
+        "--output_dir",
+        str(tmp_path_factory.mktemp("nano") / "nano"),
+    ]
+
+
+def test_a_text_llm_learns_to_hear_in_stages_that_are_run_once(words, monkeypatch, capsys):
+    """Prevents: a stage that does not read what the one before has written."""
+    said, error = run_script("nano_omni/make_omni.py", words, monkeypatch, capsys)
+    assert error == ""
+    assert "graft: seconds" in said
+    assert "largest difference of text logits 0.0" in said
+    assert "align: seconds" in said
+    assert "word error rate" in said
+    assert "adapt: seconds" in said
+    report = json.loads((Path(words[-1]) / "check" / "report.json").read_text())
+    assert {line["name"] for line in report["judge_free"]} == {"forgetting", "misalignment"}
+    assert {line["benchmark"] for line in report["scores"]} == {"held-out questions", "clips to repeat"}
+    again, error = run_script("nano_omni/make_omni.py", words, monkeypatch, capsys)
+    assert (error, again.count("made before")) == ("", 3)
+    _, error = run_script("nano_omni/make_omni.py", [*words, "--adapt_steps", "3"], monkeypatch, capsys)
+    assert "adapt was made with other settings" in error
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--adapt_repeat_share", "0.9", "--adapt_text_share", "0.1"], "below 1 together"),
+        (["--align_batch_size", "0"], "align_batch_size must be 1 or more, got 0"),
+        (["--dataset_names", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(words, changed, message, monkeypatch, capsys):
+    """Prevents: an hour of alignment before a wrong share is found."""
+    _, error = run_script("nano_omni/make_omni.py", [*words, *changed], monkeypatch, capsys)
+    assert message in error
