@@ -4,6 +4,7 @@ The pages and tables are those of recipes/eval_speech.py.
 """
 
 from pathlib import Path
+from typing import Any
 
 from adapt import make_repeats
 from datasets import Dataset
@@ -24,8 +25,8 @@ QUESTIONS, REPEATED = "held-out questions", "clips to repeat"
 
 def check(
     student: str, adapters: list[str], teacher: str, test: Dataset, folder: Path, max_new_tokens: int, seed: int
-) -> None:
-    """Ask the student, with and without each adapter, and write report, pictures and page.
+) -> dict[str, Any]:
+    """Ask the student, with and without each adapter, and write report, pictures and page; returns the report.
 
     Args:
         teacher: the text LLM, asked in writing, and the one that forgetting is measured against.
@@ -50,3 +51,4 @@ def check(
     report, _ = report_answers(answers, sources, plan, folder, folder, judge_free=divergences)
     show_scores(report)
     print(f"report, pictures and page: {folder}/index.html")
+    return report

@@ -38,8 +38,8 @@ def compare_text(text_name: str, grafted: Path) -> float:
 def compare_encoder(encoder_name: str, grafted: Path, clip: np.ndarray) -> dict[str, float]:
     """Return relative differences (RMS) between Whisper's last hidden states of a clip and the tower's, unpooled.
 
-    `same_input`: padded to 30 s, as Whisper wants it. `no_padding`: as the tower is run; Whisper attends to the silence
-    behind a clip too. `chunks_of_2_s`: as the published tower attends. Nothing for an encoder that is no Whisper.
+    Same input: padded to 30 s, as Whisper wants it. No padding: as the tower is run; Whisper attends to the silence
+    behind a clip too. Chunks of 2 s: as the published tower attends. Nothing for an encoder that is no Whisper.
     """
     if load_config(encoder_name).model_type != "whisper":
         return {}
@@ -59,6 +59,6 @@ def compare_encoder(encoder_name: str, grafted: Path, clip: np.ndarray) -> dict[
         error = (found[:frames] - wanted[:frames]).square().mean().sqrt()
         return float(error / wanted[:frames].square().mean().sqrt())
 
-    differences = {"same_input": differ(padded), "no_padding": differ(clip)}
+    differences = {"same input": differ(padded), "no padding": differ(clip)}
     tower.n_window = PUBLISHED_WINDOW
-    return differences | {"chunks_of_2_s": differ(clip)}
+    return differences | {"chunks of 2 s": differ(clip)}

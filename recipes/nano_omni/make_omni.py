@@ -18,6 +18,7 @@ import torch
 from adapt import make_tasks
 from align import Aligner, Classes, read_clips, train_aligner
 from arguments import OmniArguments
+from card import write_card
 from check import check
 from compare import compare_encoder, compare_text
 from datasets import DatasetDict, concatenate_datasets
@@ -62,10 +63,15 @@ def main() -> None:
         runner.run("align", choose(arguments, "align"), lambda *folders: run_align(arguments, rows, *folders))
     if arguments.adapt_steps:
         runner.run("adapt", choose(arguments, "adapt"), lambda *folders: run_adapt(arguments, rows, *folders))
-    check(
+    report = check(
         str(runner.latest), arguments.adapters, arguments.text_model_name_or_path, rows["test"], folder / "check",
         arguments.max_new_tokens, arguments.seed,
     )  # fmt: skip
+    if not arguments.adapters:  # whose scores are not the model's
+        write_card(
+            runner.latest, arguments.text_model_name_or_path, arguments.speech_encoder_name_or_path,
+            arguments.dataset_names, len(rows["train"]), runner.figures, report,
+        )  # fmt: skip
 
 
 def load_rows(names: list[str]) -> DatasetDict:
@@ -101,10 +107,12 @@ def run_graft(
     """Write the grafted thinker, and compare its text logits and its encoder with the originals'."""
     text, encoder = arguments.text_model_name_or_path, arguments.speech_encoder_name_or_path
     graft(text, encoder, target, arguments.extra_layers)
-    first = rows["test"][0]
+    seconds = rows["test"]["speech_seconds"]
+    longest = rows["test"][max(range(len(seconds)), key=seconds.__getitem__)]
+    states = compare_encoder(encoder, target, decode_speech(longest["speech"], longest["id"]))
     return {
         "largest difference of text logits": compare_text(text, target),
-        "relative differences of states": compare_encoder(encoder, target, decode_speech(first["speech"], first["id"])),
+        **{f"relative difference of Whisper's states, {name}": f"{value:.2g}" for name, value in states.items()},
     }
 
 

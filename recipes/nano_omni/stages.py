@@ -23,11 +23,13 @@ class StageRunner:
 
     Attributes:
         latest: the folder of the last stage.
+        figures: the figures of every stage, in a line.
     """
 
     def __init__(self, folder: Path, overwrite: bool) -> None:
         self.folder, self.overwrite = folder, overwrite
         self.latest = folder
+        self.figures: dict[str, str] = {}
         self._key = ""
 
     def run(self, name: str, settings: dict[str, Any], work: Callable[[Path, Path, Path], dict[str, Any]]) -> None:
@@ -46,7 +48,8 @@ class StageRunner:
         if record.is_file():
             made = read_object(record, "delete its folder, and it is made again", key=str)
             if made["key"] == self._key:
-                print(f"{name}: made before; {describe(made)}", flush=True)
+                self.figures[name] = describe(made)
+                print(f"{name}: made before; {self.figures[name]}", flush=True)
                 return
             if not self.overwrite:
                 raise ValueError(
@@ -60,7 +63,8 @@ class StageRunner:
             made = {"key": self._key, "seconds": round(time.monotonic() - started), **figures}
             write_atomic(partial / RECORD, json.dumps(made).encode())
         shutil.rmtree(unfinished, ignore_errors=True)
-        print(f"{name}: {describe(made)}", flush=True)
+        self.figures[name] = describe(made)
+        print(f"{name}: {self.figures[name]}", flush=True)
 
 
 def describe(figures: dict[str, Any]) -> str:

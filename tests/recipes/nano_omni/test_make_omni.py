@@ -46,6 +46,12 @@ def test_a_text_llm_learns_to_hear_in_stages_that_are_run_once(words, monkeypatc
     report = json.loads((Path(words[-1]) / "check" / "report.json").read_text())
     assert {line["name"] for line in report["judge_free"]} == {"forgetting", "misalignment"}
     assert {line["benchmark"] for line in report["scores"]} == {"held-out questions", "clips to repeat"}
+    pushed, error = run_script("push.py", [f"{words[-1]}/adapt", "me/nano", "--dry_run"], monkeypatch, capsys)
+    assert error == ""
+    assert all(name in pushed for name in ("README.md", "model.safetensors", "chat_template.jinja", "preprocessor"))
+    card = (Path(words[-1]) / "adapt" / "README.md").read_text()
+    assert "largest difference of text logits 0.0" in card
+    assert str(Path.home()) not in card
     again, error = run_script("nano_omni/make_omni.py", words, monkeypatch, capsys)
     assert (error, again.count("made before")) == ("", 3)
     _, error = run_script("nano_omni/make_omni.py", [*words, "--adapt_steps", "3"], monkeypatch, capsys)
