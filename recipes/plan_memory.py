@@ -68,7 +68,7 @@ def main() -> None:
     sharding = read_sharding(Path(plan.accelerate_config)) if plan.accelerate_config else ONE_PROCESS
     planned = plan_recipe(model, training, plan.speech_seconds, sharding, soft.soft_targets_k)
     print(describe_lengths(planned))
-    show_plan(planned)
+    show_plan(planned.parts)
     if gpu is None:
         print("this machine has no GPU: name one by --gpu (24GB, rtx4090) for a verdict")
         return

@@ -204,7 +204,8 @@ def show_preview(
         seconds = [row["speech_seconds"] or 0.0 for row in rows]
     show_outcomes({"questions": counts})
     prompts = show_prompts(rows, seconds, family, training.channels)
-    show_plan(plan_prompts(model, training, family, list(prompts.values()), max(seconds), data.answer_max_new_tokens))
+    plan = plan_prompts(model, training, family, list(prompts.values()), max(seconds), data.answer_max_new_tokens)
+    show_plan(plan.parts)
 
 
 def show_left_out(trainer: CrossModalDistillTrainer, data: Path, output: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from adapt import make_tasks
 from align import Aligner, Classes, read_clips, train_aligner
+from align_memory import plan_align
 from arguments import OmniArguments
 from card import write_card
 from check import check
@@ -37,8 +38,9 @@ from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig, ModelArgu
 from trainer_ext.checkpoints.output_dir import claim_folder
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.clip_errors import count_errors
-from trainer_ext.memory.callback import MemoryCallback
+from trainer_ext.memory.callback import MemoryCallback, measure_peak, reset_peak
 from trainer_ext.memory.from_trainer import plan_training
+from trainer_ext.memory.table import show_plan
 from trainer_ext.parser import RecipeParser
 from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
 from trainer_ext.students.registry import load_student_family
@@ -141,7 +143,11 @@ def run_align(
     classes = Classes(states["train"].labels)
     embeddings = model.get_input_embeddings().weight.detach().float()
     aligner = Aligner(tower, frozen, embeddings[classes.tokens])
+    planned = plan_align(aligner, states["train"], arguments.align_batch_size, model)
+    show_plan(planned)
+    reset_peak(training.device)
     train_aligner(aligner, states["train"], classes, training, choose(arguments, "align"))
+    show_plan(planned, measure_peak(training.device))
     read = read_clips(aligner, states["test"], classes, family.tokenizer)
     for text, found in list(zip(states["test"].texts, read, strict=True))[:SHOWN]:
         print(f"  {text!r} is read as {found!r}")

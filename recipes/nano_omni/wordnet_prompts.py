@@ -19,6 +19,7 @@ TEMPLATES = (
     "Use the word {} in a sentence.", "Why do people need {}?", "Where would you find a {}?",
     "How would you describe {} to a child?", "What can you do with a {}?", "Is a {} good or bad?",
 )  # fmt: skip
+SYSTEM = "You answer with one short sentence of at most ten words."  # a small model rarely ends otherwise
 PARTS = ("noun", "verb", "adj")
 NOUN = "1"  # part of speech in cntlist.rev
 EXAMPLE = re.compile(r'"([A-Za-z\' ,]{15,70})"')
@@ -62,7 +63,7 @@ def make_prompts(folder: Path, words: int, sentences: int, held_out: int, seed: 
         for i, text in enumerate(examples[:sentences])
     ]
     rng.shuffle(rows)
-    return rows
+    return [{"system": SYSTEM, **row} for row in rows]
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--output_file", type=Path, default=Path("outputs/wordnet.jsonl"))
     parser.add_argument("--words", type=int, default=1500)
-    parser.add_argument("--sentences", type=int, default=5000)
+    parser.add_argument("--sentences", type=int, default=3000)
     parser.add_argument("--held_out", type=int, default=75, help="held-out words, and as many sentences")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -31,12 +31,12 @@ class MemoryCallback(TrainerCallback):
             self.plan.parts["process"] = max(measure_now() - models, 0)
         if state.is_world_process_zero:
             print(describe_lengths(self.plan))
-            show_plan(self.plan)
+            show_plan(self.plan.parts)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.measured = measure_peak(args.device)
         if state.is_world_process_zero:
-            show_plan(self.plan, self.measured)
+            show_plan(self.plan.parts, self.measured)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -1,5 +1,7 @@
 """The memory plan as a table, with the measured peak beside it, and a verdict."""
 
+from collections.abc import Mapping
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -10,19 +12,20 @@ from trainer_ext.memory.plan import MemoryPlan
 GIB = 2**30
 
 
-def show_plan(plan: MemoryPlan, measured: int | None = None) -> None:
-    """Print the parts, their sum, and the measured peak if there is one; in MiB for small plans."""
-    unit, size, digits = ("GiB", GIB, 2) if plan.total > 4 * GIB else ("MiB", 2**20, 1)
+def show_plan(parts: Mapping[str, int], measured: int | None = None) -> None:
+    """Print a plan's bytes by purpose, their sum, and the measured peak if there is one; in MiB for small plans."""
+    total = sum(parts.values())
+    unit, size, digits = ("GiB", GIB, 2) if total > 4 * GIB else ("MiB", 2**20, 1)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"memory of a process, {unit}", no_wrap=True)
     table.add_column("planned", justify="right")
     if measured is not None:
         table.add_column("measured", justify="right")
-    for name, part in plan.parts.items():
+    for name, part in parts.items():
         table.add_row(name, f"{part / size:,.{digits}f}")
     table.add_section()
     peak = [] if measured is None else [f"{measured / size:,.{digits}f}"]
-    table.add_row("peak", f"{plan.total / size:,.{digits}f}", *peak)
+    table.add_row("peak", f"{total / size:,.{digits}f}", *peak)
     Console().print(table)
 
 

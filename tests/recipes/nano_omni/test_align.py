@@ -8,7 +8,9 @@ from data_builders.audio import decode_speech
 from tests.support.lab import STUDENT
 from tests.support.nano_omni import NANO_OMNI  # noqa: F401
 from tests.support.quiet_training import QUIET
+from trainer_ext.memory.tracker import LiveTensorBytes
 
+from align_memory import plan_align  # isort: skip
 from align import Aligner, Classes, read_clips, train_aligner  # isort: skip
 from thinker import load_thinker  # isort: skip
 from tower_states import StatesOnDisk, write_states  # isort: skip
@@ -80,6 +82,18 @@ def test_it_learns_to_read_clips(states, family):
         optimizer.zero_grad()
     read = read_clips(aligner, states, classes, family.tokenizer, batch=3)
     assert sum(found == text for found, text in zip(read, states.texts, strict=True)) >= 6
+
+
+def test_the_plan_of_a_step_is_near_what_it_allocates(states, family):
+    """Prevents: a batch that a GPU has no room for, found when the longest clips meet."""
+    classes = Classes(states.labels)
+    model = load_thinker(STUDENT).float()
+    aligner = Aligner(model.model.audio_tower, FROZEN, embeddings(classes))
+    batch = classes.collate([states[i] for i in range(8)])
+    plan = plan_align(aligner, states, 8, model)
+    with LiveTensorBytes([*model.parameters(), *aligner.parameters(), *aligner.buffers(), *batch.values()]) as live:
+        aligner(**batch)["loss"].backward()
+    assert plan["activations"] + plan["logits"] + plan["gradients"] == pytest.approx(live.peak, rel=0.3)
 
 
 def embeddings(classes: Classes) -> torch.Tensor:

@@ -70,8 +70,8 @@ def test_a_clip_is_one_run_of_audio_tokens_between_their_marks(grafted):
 def test_the_tower_computes_what_whisper_computes(grafted, whisper, clip):
     """Prevents: a tower whose weights are in the wrong places, which would only show as a slow training."""
     differences = compare_encoder(whisper, grafted[1], clip)
-    assert differences["same input"] < 1e-5
-    assert differences["no padding"] > 1e-4  # Whisper attends to the silence behind a clip
+    assert differences["same input"] < 1e-4
+    assert differences["no padding"] > 1e-3  # Whisper attends to the silence behind a clip
 
 
 def test_new_layers_change_nothing_at_first(grafted, clip):
