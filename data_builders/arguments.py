@@ -123,7 +123,9 @@ class VoiceArguments:
     """The voices."""
 
     speech_engine: str = HfArg(
-        default="espeak", help="TTS engine: espeak, server (any OpenAI-compatible one) or pocket."
+        default="espeak",
+        help="TTS engine: espeak, flite, pocket, server (any OpenAI-compatible one), or several (voices are written "
+        "engine:voice).",
     )
     train_voices: list[str] = HfArg(
         default_factory=lambda: ["en-us"],

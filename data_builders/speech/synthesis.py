@@ -16,8 +16,10 @@ from data_builders.storage.call_cache import content_key
 
 TTS_ENGINES = {
     "espeak": "data_builders.speech.tts.espeak:EspeakEngine",
+    "flite": "data_builders.speech.tts.flite:FliteEngine",
     "server": "data_builders.speech.tts.server:ServerEngine",
     "pocket": "data_builders.speech.tts.pocket:PocketEngine",
+    "several": "data_builders.speech.tts.several:SeveralEngines",
 }
 STAGE = "speech"
 

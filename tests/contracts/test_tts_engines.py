@@ -1,5 +1,7 @@
 """The contract of every TTS engine: registered, fake and broken."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,12 @@ def start(request, monkeypatch, tmp_path):
             pytest.importorskip("pocket_tts", reason="pip install -e '.[pocket]'")
             arguments = SpeechArguments(speech_engine=name, speech_model=save_tiny_pocket(tmp_path))
             return load_engine(arguments), save_voice(tmp_path / "voice.wav")
+        if name == "flite":
+            if shutil.which("flite") is None:
+                pytest.skip("apt-get install flite, or brew install flite")
+            return load_engine(SpeechArguments(speech_engine=name)), "slt/1.1/0.9"
+        if name == "several":
+            return load_engine(SpeechArguments(speech_engine=name)), "espeak:en-us"
         for fake in ("BeepEngine", "RandomEngine"):
             monkeypatch.setitem(TTS_ENGINES, fake, f"tests.support.fakes:{fake}")
         return load_engine(SpeechArguments(speech_engine=name)), "en-us"
