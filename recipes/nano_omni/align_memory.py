@@ -26,7 +26,7 @@ def plan_align(aligner: Aligner, clips: StatesOnDisk, batch_size: int, model: nn
     trained = sum(parameter.numel() for parameter in aligner.parameters() if parameter.requires_grad) * FLOAT
     weights = sum(parameter.nbytes for parameter in model.parameters())
     layers = len(aligner.layers) * frames * (KEPT_WIDTHS * width + KEPT_FEED_FORWARDS * feed_forward)
-    logits = LOGITS * frames // 2 * (1 + len(aligner.classes))
+    logits = LOGITS * (frames // 2 * (1 + len(aligner.embeddings)) + frames * aligner.letters[1].out_features)
     return {
         "thinker": weights,
         "gradients": trained,

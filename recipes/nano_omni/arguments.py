@@ -16,7 +16,7 @@ class OmniArguments:
         default=None, help="A Whisper, or a Qwen2.5-Omni, whose tower brings its projector: Hub id or folder."
     )
     extra_layers: int = HfArg(
-        default=1, help="Layers to add to the encoder, which `align` trains; they start as the identity."
+        default=2, help="Layers to add to the encoder, which `align` trains; they start as the identity."
     )
     dataset_names: list[str] = HfArg(
         default_factory=list, help="Data sets of build_data.py with answers by the text model: folders or Hub ids."

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from adapt import make_tasks
-from align import Aligner, Classes, read_clips, train_aligner
+from align import AlignCollator, Aligner, read_clips, train_aligner
 from align_memory import plan_align
 from arguments import OmniArguments
 from card import write_card
@@ -140,21 +140,22 @@ def run_align(
         if not (unfinished / split).is_dir():
             write_states(tower, frozen, family, part, unfinished / split)
         states[split] = StatesOnDisk(unfinished / split, tower.config.d_model, family)
-    classes = Classes(states["train"].labels)
-    embeddings = model.get_input_embeddings().weight.detach().float()
-    aligner = Aligner(tower, frozen, embeddings[classes.tokens])
+    collator = AlignCollator(states["train"])
+    embeddings = model.get_input_embeddings().weight.detach()[collator.tokens.names].float()
+    aligner = Aligner(tower, frozen, embeddings, len(collator.letters.names))
     planned = plan_align(aligner, states["train"], arguments.align_batch_size, model)
     show_plan(planned)
     reset_peak(training.device)
-    train_aligner(aligner, states["train"], classes, training, choose(arguments, "align"))
+    train_aligner(aligner, states["train"], collator, training, choose(arguments, "align"))
     show_plan(planned, measure_peak(training.device))
-    read = read_clips(aligner, states["test"], classes, family.tokenizer)
-    for text, found in list(zip(states["test"].texts, read, strict=True))[:SHOWN]:
-        print(f"  {text!r} is read as {found!r}")
+    read, spelled = read_clips(aligner, states["test"], collator, family.tokenizer)
+    for text, *found in list(zip(states["test"].texts, read, spelled, strict=True))[:SHOWN]:
+        print(f"  {text!r} is read as {found[0]!r}, and spelled {found[1]!r}")
     tower.to("cpu", dtype)
     model.save_pretrained(target)
     family.save_pretrained(str(target))
-    return {"word error rate": word_error_rate(read, states["test"].texts)}
+    texts = states["test"].texts
+    return {"word error rate": word_error_rate(read, texts), "spelled": word_error_rate(spelled, texts)}
 
 
 def run_adapt(

@@ -1,7 +1,7 @@
 """The states of clips after a tower's frozen layers, computed once and kept on disk as float16.
 
 states.bin     (frames of all clips, width), 50 frames per second
-clips.json     text and frames of every clip
+clips.json     text, what is said, and frames of every clip
 """
 
 import json
@@ -22,25 +22,30 @@ from data_builders.storage.json_files import read_object
 from trainer_ext.students.base import StudentEncoder
 
 STATES, CLIPS = "states.bin", "clips.json"
+REMEDY = "delete its folder, and it is computed again"
 CLIPS_AT_A_TIME = 16
 
 
 class ClipStates(NamedTuple):
-    """One clip: its states (frames, width) float32, and the token ids of its text."""
+    """One clip: its states (frames, width) float32, the token ids of its text, the letters of what is said."""
 
     states: Tensor
-    labels: Tensor
+    tokens: list[int]
+    letters: str
 
 
 class StatesOnDisk(Dataset[ClipStates]):
     """The states of a data set's clips, read as they are asked for."""
 
     def __init__(self, folder: Path, width: int, encoder: StudentEncoder) -> None:
-        clips = read_object(folder / CLIPS, "delete its folder, and it is computed again", texts=list, frames=list)
+        clips = read_object(
+            folder / CLIPS, "delete its folder, and it is computed again", texts=list, spoken=list, frames=list
+        )
         self.texts: list[str] = clips["texts"]
         self.frames: list[int] = clips["frames"]
         self.ends = np.cumsum(self.frames)
-        self.labels = [encoder.encode_response(text)[:-1] for text in self.texts]
+        self.tokens = [encoder.encode_response(text)[:-1] for text in self.texts]
+        self.letters = [keep_letters(text) for text in clips["spoken"]]
         self.states = np.memmap(folder / STATES, np.float16, "r", shape=(int(self.ends[-1]), width))
 
     def __len__(self) -> int:
@@ -49,7 +54,7 @@ class StatesOnDisk(Dataset[ClipStates]):
     def __getitem__(self, index: int) -> ClipStates:
         end = self.ends[index]
         states = np.array(self.states[end - self.frames[index] : end], dtype=np.float32)
-        return ClipStates(torch.from_numpy(states), torch.tensor(self.labels[index]))
+        return ClipStates(torch.from_numpy(states), self.tokens[index], self.letters[index])
 
 
 @torch.no_grad()
@@ -63,4 +68,10 @@ def write_states(tower: nn.Module, layers: int, encoder: StudentEncoder, rows: R
             states, counts = run_layers(tower, layers, encoder.extract_features(clips))
             file.write(states.half().cpu().numpy().tobytes())
             frames += counts
-        (partial / CLIPS).write_text(json.dumps({"texts": list(rows["question"]), "frames": frames}))
+        texts, spoken = list(rows["question"]), list(rows["spoken_text"])
+        (partial / CLIPS).write_text(json.dumps({"texts": texts, "spoken": spoken, "frames": frames}))
+
+
+def keep_letters(text: str) -> str:
+    """Return a text's letters in lower case with single spaces and apostrophes between them."""
+    return " ".join("".join(c if c.isalpha() or c == "'" else " " for c in text.lower()).split())

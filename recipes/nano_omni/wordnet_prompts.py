@@ -3,8 +3,9 @@
     apt-get install wordnet-base
     python recipes/nano_omni/wordnet_prompts.py --output_file outputs/wordnet.jsonl
 
-Prompts with a held-out word are the split `test`, or are left out: a model is then asked about words that no question
-of its training named. WordNet 3.0 is Princeton University's; its license asks to be kept with copies of the data.
+A small world, because a small model hears words that it has heard often: common nouns, each in several questions, and
+the sentences whose rarest words are the least rare. The words of a held-out prompt are in others. WordNet 3.0 is
+Princeton University's; its license asks to be kept with copies of the data.
 """
 
 import argparse
@@ -21,47 +22,55 @@ TEMPLATES = (
 )  # fmt: skip
 SYSTEM = "You answer with one short sentence of at most ten words."  # a small model rarely ends otherwise
 PARTS = ("noun", "verb", "adj")
+QUESTIONS_PER_WORD = 6
 NOUN = "1"  # part of speech in cntlist.rev
 EXAMPLE = re.compile(r'"([A-Za-z\' ,]{15,70})"')
 
 
-def read_words(folder: Path) -> list[str]:
-    """Return nouns of three letters or more by how often texts use them, the commonest first."""
-    counts: collections.Counter[str] = collections.Counter()
-    for line in (folder / "cntlist.rev").read_text().splitlines():
-        sense, _, count = line.split()
-        lemma, _, kind = sense.partition("%")
-        if kind.startswith(NOUN) and lemma.isalpha() and len(lemma) > 2:
-            counts[lemma] += int(count)
-    return sorted(counts, key=lambda lemma: (-counts[lemma], lemma))
+def split_words(text: str) -> list[str]:
+    """Return a sentence's words in lower case."""
+    return re.findall("[a-z']+", text.lower())
 
 
 def read_examples(folder: Path) -> list[str]:
-    """Return the example sentences of all glosses, sorted."""
+    """Return the example sentences of all glosses, those of common words first."""
     found = set()
     for part in PARTS:
         for line in (folder / f"data.{part}").read_text().splitlines():
             gloss = line.partition("|")[2]
             found |= {example.replace(",", "").strip() for example in EXAMPLE.findall(gloss)}
-    return sorted(found)
+    counts = collections.Counter(word for text in found for word in set(split_words(text)))
+    return sorted(found, key=lambda text: (-min(counts[word] for word in split_words(text)), text))
+
+
+def read_nouns(folder: Path, sentences: list[str]) -> list[str]:
+    """Return nouns by how often texts use them, the commonest first; only those of the sentences."""
+    known = {word for text in sentences for word in split_words(text)}
+    counts: collections.Counter[str] = collections.Counter()
+    for line in (folder / "cntlist.rev").read_text().splitlines():
+        sense, _, count = line.split()
+        lemma, _, kind = sense.partition("%")
+        if kind.startswith(NOUN) and len(lemma) > 2 and lemma in known:
+            counts[lemma] += int(count)
+    return sorted(counts, key=lambda lemma: (-counts[lemma], lemma))
 
 
 def make_prompts(folder: Path, words: int, sentences: int, held_out: int, seed: int) -> list[dict[str, str]]:
-    """Return prompts with their split: two questions about each word, and example sentences."""
+    """Return prompts with their split: questions about each word, and example sentences."""
     rng = random.Random(seed)
-    lemmas = read_words(folder)[:words]
-    held = set(rng.sample(lemmas[words // 4 :], held_out))  # not the commonest, which are in most sentences
-    rows = [
-        {"question": template.format(lemma), "split": "test" if lemma in held else "train", "source": "wordnet/words"}
-        for lemma in lemmas
-        for template in rng.sample(TEMPLATES, 2)
+    examples = read_examples(folder)[:sentences]
+    questions = [
+        template.format(noun)
+        for noun in read_nouns(folder, examples)[:words]
+        for template in rng.sample(TEMPLATES, QUESTIONS_PER_WORD)
     ]
-    examples = [text for text in read_examples(folder) if not held & set(re.findall("[a-z]+", text.lower()))]
-    rng.shuffle(examples)
-    rows += [
-        {"question": text, "split": "test" if i < held_out else "train", "source": "wordnet/sentences"}
-        for i, text in enumerate(examples[:sentences])
-    ]
+    rows = []
+    for source, texts in (("words", questions), ("sentences", examples)):
+        test = set(rng.sample(texts, held_out))
+        rows += [
+            {"question": text, "split": "test" if text in test else "train", "source": f"wordnet/{source}"}
+            for text in texts
+        ]
     rng.shuffle(rows)
     return [{"system": SYSTEM, **row} for row in rows]
 
@@ -70,9 +79,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--output_file", type=Path, default=Path("outputs/wordnet.jsonl"))
-    parser.add_argument("--words", type=int, default=1500)
+    parser.add_argument("--words", type=int, default=500)
     parser.add_argument("--sentences", type=int, default=3000)
-    parser.add_argument("--held_out", type=int, default=75, help="held-out words, and as many sentences")
+    parser.add_argument("--held_out", type=int, default=75, help="held-out questions, and as many sentences")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if not (arguments.wordnet / "cntlist.rev").is_file():

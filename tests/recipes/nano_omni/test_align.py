@@ -11,7 +11,7 @@ from tests.support.quiet_training import QUIET
 from trainer_ext.memory.tracker import LiveTensorBytes
 
 from align_memory import plan_align  # isort: skip
-from align import Aligner, Classes, read_clips, train_aligner  # isort: skip
+from align import AlignCollator, Aligner, read_clips, train_aligner  # isort: skip
 from thinker import load_thinker  # isort: skip
 from tower_states import StatesOnDisk, write_states  # isort: skip
 
@@ -32,8 +32,8 @@ def states(tower, family, pairs, tmp_path):
 
 def test_the_trained_part_computes_what_the_tower_computes(tower, states, family, pairs):
     """Prevents: a projector that is trained on other states than those it gets later."""
-    classes = Classes(states.labels)
-    aligner = Aligner(tower, FROZEN, torch.randn(len(classes.tokens), tower.config.output_dim))
+    collator = AlignCollator(states)
+    aligner = make_aligner(tower, collator)
     rows = pairs["train"].select(range(8))
     clips = [decode_speech(row["speech"], row["id"]) for row in rows]
     features = family.extract_features(clips)
@@ -42,8 +42,8 @@ def test_the_trained_part_computes_what_the_tower_computes(tower, states, family
     packed = features["input_features"].permute(0, 2, 1)[mask.bool()].T
     with torch.no_grad():
         wanted = tower(packed, feature_lens=lengths, aftercnn_lens=(lengths - 1) // 2 + 1).last_hidden_state
-        batch = classes.collate([states[i] for i in range(8)])
-        found = aligner.encode(batch["states"], batch["frames"])
+        batch = collator([states[i] for i in range(8)])
+        _, found = aligner.run_layers(batch["states"], batch["frames"])
     assert [len(clip) for clip in found] == [family.count_audio_tokens(len(clip)) for clip in clips]
     torch.testing.assert_close(torch.cat(found), wanted, rtol=0, atol=0.02)  # states are kept in float16
 
@@ -53,14 +53,16 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(states, tmp_path):
 
     def train(folder, stop_at=None):
         torch.manual_seed(0)
-        aligner = Aligner(load_thinker(STUDENT).float().model.audio_tower, FROZEN, embeddings(classes))
+        aligner = make_aligner(load_thinker(STUDENT).float().model.audio_tower, collator)
         saves = {**QUIET, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
         del saves["activation_checkpointing"]
         arguments = TrainingArguments(str(tmp_path / folder), max_steps=6, per_device_train_batch_size=4, **saves)
-        train_aligner(aligner, states if stop_at is None else Failing(states, stop_at), classes, arguments, {"seed": 0})
+        train_aligner(
+            aligner, states if stop_at is None else Failing(states, stop_at), collator, arguments, {"seed": 0}
+        )
         return aligner.state_dict()
 
-    classes = Classes(states.labels)
+    collator = AlignCollator(states)
     whole = train("whole")
     with pytest.raises(KeyboardInterrupt):
         train("killed", stop_at=18)
@@ -71,33 +73,35 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(states, tmp_path):
 def test_it_learns_to_read_clips(states, family):
     """Prevents: classes that are off by one, a blank that is a token, frames of one clip in another."""
     torch.manual_seed(0)
-    classes = Classes(states.labels)
-    aligner = Aligner(load_thinker(STUDENT).float().model.audio_tower, FROZEN, embeddings(classes))
+    collator = AlignCollator(states)
+    aligner = make_aligner(load_thinker(STUDENT).float().model.audio_tower, collator)
     optimizer = torch.optim.AdamW(aligner.parameters(), lr=3e-3)
-    batch = classes.collate([states[i] for i in range(8)])
+    batch = collator([states[i] for i in range(8)])
     for _ in range(150):
         loss = aligner(**batch)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    read = read_clips(aligner, states, classes, family.tokenizer, batch=3)
+    read, spelled = read_clips(aligner, states, collator, family.tokenizer)
     assert sum(found == text for found, text in zip(read, states.texts, strict=True)) >= 6
+    assert sum(found == text for found, text in zip(spelled, states.letters, strict=True)) >= 6
 
 
 def test_the_plan_of_a_step_is_near_what_it_allocates(states, family):
     """Prevents: a batch that a GPU has no room for, found when the longest clips meet."""
-    classes = Classes(states.labels)
+    collator = AlignCollator(states)
     model = load_thinker(STUDENT).float()
-    aligner = Aligner(model.model.audio_tower, FROZEN, embeddings(classes))
-    batch = classes.collate([states[i] for i in range(8)])
+    aligner = make_aligner(model.model.audio_tower, collator)
+    batch = collator([states[i] for i in range(8)])
     plan = plan_align(aligner, states, 8, model)
     with LiveTensorBytes([*model.parameters(), *aligner.parameters(), *aligner.buffers(), *batch.values()]) as live:
         aligner(**batch)["loss"].backward()
     assert plan["activations"] + plan["logits"] + plan["gradients"] == pytest.approx(live.peak, rel=0.3)
 
 
-def embeddings(classes: Classes) -> torch.Tensor:
-    return load_thinker(STUDENT).float().get_input_embeddings().weight.detach()[classes.tokens]
+def make_aligner(tower, collator):
+    embeddings = load_thinker(STUDENT).float().get_input_embeddings().weight.detach()
+    return Aligner(tower, FROZEN, embeddings[collator.tokens.names], len(collator.letters.names))
 
 
 class Failing(torch.utils.data.Dataset):

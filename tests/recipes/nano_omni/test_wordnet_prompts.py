@@ -1,0 +1,51 @@
+"""Tests of the prompts from WordNet."""
+
+import re
+
+import pytest
+
+from tests.support.nano_omni import NANO_OMNI  # noqa: F401
+
+from wordnet_prompts import make_prompts  # isort: skip
+
+SENTENCES = [
+    "the {} is in the house",
+    "we saw the {} and the house",
+    "a {} was near the house",
+    "take the {} home to us",
+]
+NOUNS = ["dog", "cat", "bird", "tree", "house"]
+
+
+@pytest.fixture
+def wordnet(tmp_path):
+    """A folder with the files of WordNet that are read."""
+    examples = [sentence.format(noun) for sentence in SENTENCES for noun in NOUNS[:-1]]
+    rare = ["the aardvark ate the zymurgy"]
+    lines = [f'0 n | a gloss; "{text}"' for text in [*examples, *rare]]
+    (tmp_path / "data.noun").write_text("\n".join(lines))
+    (tmp_path / "data.verb").write_text("  1 license text\n")
+    (tmp_path / "data.adj").write_text("")
+    counts = [f"{noun}%1:00:00:: 1 {9 - n}" for n, noun in enumerate([*NOUNS, "aardvark"])] + ["run%2:00:00:: 1 50"]
+    (tmp_path / "cntlist.rev").write_text("\n".join(counts))
+    return tmp_path
+
+
+def test_words_of_held_out_prompts_are_in_others(wordnet):
+    """Prevents: a word error rate of words that nothing could have taught."""
+    rows = make_prompts(wordnet, words=4, sentences=16, held_out=3, seed=0)
+    words = {"train": set(), "test": set()}
+    for row in rows:
+        words[row["split"]] |= set(re.findall("[a-z]+", row["question"].lower()))
+    assert words["test"] <= words["train"]
+    assert len(rows) == len({row["question"] for row in rows}) == 4 * 6 + 16
+    assert sum(row["split"] == "test" for row in rows) == 6
+
+
+def test_rare_words_are_left_out_first(wordnet):
+    """Prevents: a world of words that occur once."""
+    rows = make_prompts(wordnet, words=10, sentences=16, held_out=1, seed=0)
+    text = " ".join(row["question"] for row in rows)
+    assert "zymurgy" not in text
+    assert "aardvark" not in text  # no noun of the sentences
+    assert " run" not in text
