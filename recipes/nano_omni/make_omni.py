@@ -100,7 +100,7 @@ def describe_parts(arguments: OmniArguments) -> dict[str, Any]:
 def choose(arguments: OmniArguments, stage: str) -> dict[str, Any]:
     """Return what the weights of a training stage depend on."""
     shared = ("dataset_names", "seed", "bf16")
-    return {name: value for name, value in asdict(arguments).items() if name.startswith(stage) or name in shared}
+    return {name: value for name, value in asdict(arguments).items() if name.startswith(f"{stage}_") or name in shared}
 
 
 def run_graft(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from datasets import DatasetDict
+from datasets import DatasetDict, load_from_disk
 
 from tests.support.lab import TEACHER
 from tests.support.nano_omni import NANO_OMNI  # noqa: F401
@@ -70,3 +70,36 @@ def test_wrong_arguments_are_refused_in_one_line(words, changed, message, monkey
     """Prevents: an hour of alignment before a wrong share is found."""
     _, error = run_script("nano_omni/make_omni.py", [*words, *changed], monkeypatch, capsys)
     assert message in error
+
+
+@pytest.mark.slow
+def test_it_is_healed_asked_and_measured_as_any_student(words, tmp_path, monkeypatch, capsys):
+    """Prevents: a model that the other recipes cannot load."""
+    _, error = run_script("nano_omni/make_omni.py", words, monkeypatch, capsys)
+    assert error == ""
+    student, dataset, healed = f"{words[-1]}/adapt", words[words.index("--dataset_names") + 1], str(tmp_path / "healed")
+    training = ["--model_name_or_path", student, "--teacher_model_name_or_path", TEACHER, "--dataset_name", dataset]
+    training += ["--use_peft", "--use_cpu", "true", "--bf16", "false", "--max_steps", "2", "--output_dir", healed]
+    _, error = run_script("s2t_t2t.py", [*training, "--evaluator", "word_overlap"], monkeypatch, capsys)
+    assert error == ""
+    for question in (["--question", "What is two plus three?"], ["--audio", save_clip(dataset, tmp_path)]):
+        said, error = run_script(
+            "ask.py", ["--adapter", healed, "--max_new_tokens", "4", *question], monkeypatch, capsys
+        )
+        assert error == ""
+        assert "trained:" in said
+    _, error = run_script("nano_omni/make_omni.py", [*words, "--adapters", healed], monkeypatch, capsys)
+    assert error == ""
+    report = json.loads((Path(words[-1]) / "check" / "report.json").read_text())
+    assert set(report["models"]) == {"base", "healed", "teacher"}
+    asked = ["--model_name_or_path", student, "--adapters", healed, "--dataset_name", dataset]
+    asked += ["--evaluator", "word_overlap", "--max_items", "4", "--max_new_tokens", "4"]
+    _, error = run_script("eval_speech.py", [*asked, "--output_dir", str(tmp_path / "eval")], monkeypatch, capsys)
+    assert error == ""
+
+
+def save_clip(dataset: str, folder: Path) -> str:
+    """Write the first held-out clip as a file."""
+    file = folder / "clip.flac"
+    file.write_bytes(load_from_disk(dataset)["test"][0]["speech"]["bytes"])
+    return str(file)
