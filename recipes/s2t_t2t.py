@@ -22,7 +22,6 @@ import torch
 from accelerate import PartialState
 from peft import PeftConfig
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.arguments import DataArguments, QuestionArguments, SoftTargetArguments
@@ -53,7 +52,7 @@ from trainer_ext.memory.from_trainer import plan_training
 from trainer_ext.memory.table import show_plan
 from trainer_ext.parser import RecipeParser
 from trainer_ext.preview import show_prompts
-from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
+from trainer_ext.progress import keep_libraries_quiet, show_channels
 from trainer_ext.pushing_trainer import claim_for_run
 from trainer_ext.resumable_trainer import seconds_per_step
 from trainer_ext.row_validation import PromptLength, check_rows
@@ -107,7 +106,8 @@ def main() -> None:
         )
         show_left_out(trainer, Path(name), Path(training.output_dir))
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
-    show_progress(trainer, memory)
+    trainer.add_callback(memory)
+    show_channels(trainer)
     trainer.find_checkpoint(resume)  # its errors come before the scores
     measure(trainer, held_out, BEFORE)
     if training.overwrite_output_dir and state.is_main_process:
@@ -267,15 +267,6 @@ def choose_eval_rows(test: datasets.Dataset, training: CrossModalDistillConfig) 
     if count is None or count >= len(test):
         return test
     return test.select([i * len(test) // count for i in range(count)])
-
-
-def show_progress(trainer: CrossModalDistillTrainer, memory: MemoryCallback) -> None:
-    """Replace the default progress output: the memory plan, then one line per log instead of a dictionary."""
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(memory)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(ChannelProgressCallback)
 
 
 def find_held_out(

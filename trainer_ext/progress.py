@@ -6,8 +6,8 @@ from typing import Any
 
 import datasets
 import transformers
-from transformers import TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data_builders.schema import CHANNELS
 from trainer_ext.judge_free import NAMES as JUDGE_FREE
@@ -31,6 +31,14 @@ class ChannelProgressCallback(ProgressCallback):
                 name, totals = prefix.rstrip("_") or "train", describe_totals(logs, prefix)
                 scores = describe_scores(logs, prefix)
                 self.training_bar.write(f"{name} step {state.global_step:>5}  {totals} | {line}{scores}")
+
+
+def show_channels(trainer: Trainer) -> None:
+    """Replace a trainer's progress output by one line per log, instead of a dictionary."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(ChannelProgressCallback)
 
 
 def describe_totals(logs: dict[str, Any], prefix: str) -> str:

@@ -4,6 +4,8 @@ The rows are those of the data contract, so `CrossModalDistillTrainer` trains on
 """
 
 import random
+from collections.abc import Mapping
+from typing import Any
 
 from datasets import Dataset
 
@@ -25,13 +27,16 @@ def make_tasks(rows: Dataset, repeat_share: float, text_share: float, seed: int)
         ],
         "channels": [["t2t"] if task == WRITTEN else ["s2t"] for task in tasks],
     }
-    for name, values in columns.items():
-        rows = rows.remove_columns(name).add_column(name, values)
-    return rows
+    return replace_columns(rows, columns)
 
 
 def make_repeats(rows: Dataset) -> Dataset:
     """Return the rows as clips to repeat, their question being the reference."""
-    for name, values in (("system", [REPEAT] * len(rows)), ("reference", rows["question"])):
-        rows = rows.remove_columns(name).add_column(name, list(values))
+    return replace_columns(rows, {"system": [REPEAT] * len(rows), "reference": list(rows["question"])})
+
+
+def replace_columns(rows: Dataset, columns: Mapping[str, list[Any]]) -> Dataset:
+    """Return the rows with other values in some columns."""
+    for name, values in columns.items():
+        rows = rows.remove_columns(name).add_column(name, values)
     return rows

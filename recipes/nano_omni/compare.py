@@ -44,7 +44,8 @@ def compare_encoder(encoder_name: str, grafted: Path, clip: np.ndarray) -> dict[
     if load_config(encoder_name).model_type != "whisper":
         return {}
     whisper = WhisperModel.from_pretrained(encoder_name, **WEIGHTS_ONLY).encoder.float().eval()
-    tower = load_thinker(grafted).model.audio_tower.float()
+    thinker = load_thinker(grafted)
+    tower = thinker.model.audio_tower.float()
     frozen = whisper.config.encoder_layers
     family = load_student_family(str(grafted))
     padded = np.zeros(WHISPER_SECONDS * SPEECH_RATE_HZ, dtype=np.float32)
@@ -53,7 +54,7 @@ def compare_encoder(encoder_name: str, grafted: Path, clip: np.ndarray) -> dict[
     wanted = whisper(features["input_features"]).last_hidden_state[0]
 
     def differ(samples: np.ndarray) -> float:
-        states, _ = run_layers(tower, frozen, family.extract_features([samples]))
+        states, _ = run_layers(thinker, frozen, family.extract_features([samples]))
         found = tower.ln_post(states)
         frames = min(len(clip) * 50 // SPEECH_RATE_HZ, len(found))  # those of the clip
         error = (found[:frames] - wanted[:frames]).square().mean().sqrt()

@@ -5,8 +5,8 @@
     Qwen2.5-Omni    thinker.audio_tower.X     -> audio_tower.X            with its projector
     -               -                         -> visual.X                 zero, as small as the class allows; never fed
 
-Weights are read and written tensor by tensor, so a model of any size needs no memory of its own. `check_text` compares
-the text logits of the result with the text LLM's.
+Weights are taken from files, and no model is built: they are in memory once. `compare.py` compares the result with its
+parts.
 """
 
 import re
@@ -201,7 +201,7 @@ def copy_last_layer(weights: dict[str, Tensor], layers: int, copies: int) -> dic
 
 
 def fill_layout(config: Qwen2_5OmniThinkerConfig, text_name: str, tower: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return every weight of a saved thinker, those of the text LLM still on disk until they are written.
+    """Return every weight of a saved thinker, by its name there.
 
     Raises:
         ValueError: the text LLM lacks a weight of the layout, or has others.
@@ -221,8 +221,8 @@ def fill_layout(config: Qwen2_5OmniThinkerConfig, text_name: str, tower: dict[st
             state[saved] = torch.zeros(shape, dtype=config.dtype)
         if saved in state and state[saved].shape != shape:
             raise ValueError(f"{saved} is {tuple(state[saved].shape)} in {text_name}, and {tuple(shape)} in the layout")
-    lacking = [layouts.to_saved_name(name) for name in shapes if layouts.to_saved_name(name) not in state]
-    lacking = [name for name in lacking if not (name == HEAD and config.tie_word_embeddings)]
+    needed = {layouts.to_saved_name(name) for name in shapes} - ({HEAD} if config.tie_word_embeddings else set())
+    lacking = sorted(needed - state.keys())
     if lacking or unread - {HEAD}:
         raise ValueError(
             f"{text_name} is not like a Llama or a Qwen2: "

@@ -24,11 +24,10 @@ from check import check
 from compare import compare_encoder, compare_text
 from datasets import DatasetDict, concatenate_datasets
 from graft import graft
-from stages import StageRunner
+from stages import StageFolders, StageRunner
 from thinker import load_thinker
 from tower_states import StatesOnDisk, write_states
 from transformers import TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.audio import decode_speech
@@ -42,7 +41,7 @@ from trainer_ext.memory.callback import MemoryCallback, measure_peak, reset_peak
 from trainer_ext.memory.from_trainer import plan_training
 from trainer_ext.memory.table import show_plan
 from trainer_ext.parser import RecipeParser
-from trainer_ext.progress import ChannelProgressCallback, keep_libraries_quiet
+from trainer_ext.progress import keep_libraries_quiet, show_channels
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
@@ -60,11 +59,11 @@ def main() -> None:
     write_run_record(folder, parser.resolved)
     rows = load_rows(arguments.dataset_names)
     runner = StageRunner(folder, arguments.overwrite_output_dir)
-    runner.run("graft", describe_parts(arguments), lambda *folders: run_graft(arguments, rows, *folders))
+    runner.run("graft", describe_parts(arguments), lambda folders: run_graft(arguments, rows, folders))
     if arguments.align_steps:
-        runner.run("align", choose(arguments, "align"), lambda *folders: run_align(arguments, rows, *folders))
+        runner.run("align", choose(arguments, "align"), lambda folders: run_align(arguments, rows, folders))
     if arguments.adapt_steps:
-        runner.run("adapt", choose(arguments, "adapt"), lambda *folders: run_adapt(arguments, rows, *folders))
+        runner.run("adapt", choose(arguments, "adapt"), lambda folders: run_adapt(arguments, rows, folders))
     report = check(
         str(runner.latest), arguments.adapters, arguments.text_model_name_or_path, rows["test"], folder / "check",
         arguments.max_new_tokens, arguments.seed,
@@ -103,32 +102,28 @@ def choose(arguments: OmniArguments, stage: str) -> dict[str, Any]:
     return {name: value for name, value in asdict(arguments).items() if name.startswith(f"{stage}_") or name in shared}
 
 
-def run_graft(
-    arguments: OmniArguments, rows: DatasetDict, previous: Path, target: Path, unfinished: Path
-) -> dict[str, Any]:
+def run_graft(arguments: OmniArguments, rows: DatasetDict, folders: StageFolders) -> dict[str, Any]:
     """Write the grafted thinker, and compare its text logits and its encoder with the originals'."""
     text, encoder = arguments.text_model_name_or_path, arguments.speech_encoder_name_or_path
-    graft(text, encoder, target, arguments.extra_layers)
+    graft(text, encoder, folders.target, arguments.extra_layers)
     seconds = rows["test"]["speech_seconds"]
     longest = rows["test"][max(range(len(seconds)), key=seconds.__getitem__)]
-    states = compare_encoder(encoder, target, decode_speech(longest["speech"], longest["id"]))
+    states = compare_encoder(encoder, folders.target, decode_speech(longest["speech"], longest["id"]))
     return {
-        "largest difference of text logits": compare_text(text, target),
+        "largest difference of text logits": compare_text(text, folders.target),
         **{f"relative difference of Whisper's states, {name}": f"{value:.2g}" for name, value in states.items()},
     }
 
 
-def run_align(
-    arguments: OmniArguments, rows: DatasetDict, previous: Path, target: Path, unfinished: Path
-) -> dict[str, Any]:
+def run_align(arguments: OmniArguments, rows: DatasetDict, folders: StageFolders) -> dict[str, Any]:
     """Train the tower's new layers and its projector, and read the held-out clips by them."""
-    family = load_student_family(str(previous))
-    model = load_thinker(previous)
+    family = load_student_family(str(folders.previous))
+    model = load_thinker(folders.previous)
     tower = model.model.audio_tower
     dtype = tower.dtype
     frozen = len(tower.layers) - arguments.extra_layers
     training = TrainingArguments(
-        output_dir=str(unfinished / "training"),
+        output_dir=str(folders.unfinished / "training"),
         max_steps=arguments.align_steps,
         per_device_train_batch_size=arguments.align_batch_size,
         learning_rate=arguments.align_learning_rate,
@@ -137,9 +132,9 @@ def run_align(
     tower.to(training.device, torch.float32)
     states = {}
     for split, part in rows.items():
-        if not (unfinished / split).is_dir():
-            write_states(tower, frozen, family, part, unfinished / split)
-        states[split] = StatesOnDisk(unfinished / split, tower.config.d_model, family)
+        if not (folders.unfinished / split).is_dir():
+            write_states(model, frozen, family, part, folders.unfinished / split)
+        states[split] = StatesOnDisk(folders.unfinished / split, tower.config.d_model, family)
     collator = AlignCollator(states["train"])
     embeddings = model.get_input_embeddings().weight.detach()[collator.tokens.names].float()
     aligner = Aligner(tower, frozen, embeddings, len(collator.letters.names))
@@ -152,28 +147,26 @@ def run_align(
     for text, *found in list(zip(states["test"].texts, read, spelled, strict=True))[:SHOWN]:
         print(f"  {text!r} is read as {found[0]!r}, and spelled {found[1]!r}")
     tower.to("cpu", dtype)
-    model.save_pretrained(target)
-    family.save_pretrained(str(target))
+    model.save_pretrained(folders.target)
+    family.save_pretrained(str(folders.target))
     texts = states["test"].texts
     return {"word error rate": word_error_rate(read, texts), "spelled": word_error_rate(spelled, texts)}
 
 
-def run_adapt(
-    arguments: OmniArguments, rows: DatasetDict, previous: Path, target: Path, unfinished: Path
-) -> dict[str, Any]:
+def run_adapt(arguments: OmniArguments, rows: DatasetDict, folders: StageFolders) -> dict[str, Any]:
     """Train the language model on spoken questions and clips to repeat; the tower stays as it is."""
-    family = load_student_family(str(previous))
+    family = load_student_family(str(folders.previous))
     training = CrossModalDistillConfig(
-        output_dir=str(unfinished),
+        output_dir=str(folders.unfinished),
         teacher_kind=NO_TEACHER,
         max_steps=arguments.adapt_steps,
         per_device_train_batch_size=arguments.adapt_batch_size,
         learning_rate=arguments.adapt_learning_rate,
         **shared_training_arguments(arguments),
     )
-    begun = unfinished.is_dir()
+    begun = folders.unfinished.is_dir()
     trainer = CrossModalDistillTrainer(
-        model=family.load_model(str(previous), dtype=torch.float32),
+        model=family.load_model(str(folders.previous), dtype=torch.float32),
         args=training,
         family=family,
         teacher=None,
@@ -181,13 +174,11 @@ def run_adapt(
             rows["train"], arguments.adapt_repeat_share, arguments.adapt_text_share, arguments.seed
         ),
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ChannelProgressCallback)
-    model = ModelArguments(model_name_or_path=str(previous), dtype="float32", use_peft=False)
+    model = ModelArguments(model_name_or_path=str(folders.previous), dtype="float32", use_peft=False)
     trainer.add_callback(MemoryCallback(plan_training(trainer, model)))
+    show_channels(trainer)
     trainer.train(resume_from_checkpoint=begun)
-    trainer.save_model(str(target))
+    trainer.save_model(str(folders.target))
     return {"loss": trainer.state.log_history[-1]["train_loss"]}
 
 

@@ -5,13 +5,21 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_builders.storage.atomic import atomic_folder, write_atomic
 from data_builders.storage.call_cache import content_key
 from data_builders.storage.json_files import read_object
 
 RECORD = "stage.json"
+
+
+class StageFolders(NamedTuple):
+    """The folders of a stage: that of the stage before, its own, and what a killed run goes on from."""
+
+    previous: Path
+    target: Path
+    unfinished: Path
 
 
 class StageRunner:
@@ -32,12 +40,11 @@ class StageRunner:
         self.figures: dict[str, str] = {}
         self._key = ""
 
-    def run(self, name: str, settings: dict[str, Any], work: Callable[[Path, Path, Path], dict[str, Any]]) -> None:
+    def run(self, name: str, settings: dict[str, Any], work: Callable[[StageFolders], dict[str, Any]]) -> None:
         """Run a stage, unless its folder was made with these settings, after the same stages.
 
         Args:
-            work: reads the first folder, the stage's before; writes the stage into the second; keeps what a killed run
-                goes on from in the third; returns figures.
+            work: writes the stage, and returns figures.
 
         Raises:
             ValueError: the folder was made with other settings.
@@ -59,7 +66,7 @@ class StageRunner:
         started = time.monotonic()
         unfinished = self.folder / f"{name}.{self._key[:8]}"
         with atomic_folder(self.latest) as partial:
-            figures = work(previous, partial, unfinished)
+            figures = work(StageFolders(previous, partial, unfinished))
             made = {"key": self._key, "seconds": round(time.monotonic() - started), **figures}
             write_atomic(partial / RECORD, json.dumps(made).encode())
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from datasets import Dataset as Rows
 from thinker import run_layers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from data_builders.audio import decode_speech
 from data_builders.storage.atomic import atomic_folder
@@ -38,9 +39,7 @@ class StatesOnDisk(Dataset[ClipStates]):
     """The states of a data set's clips, read as they are asked for."""
 
     def __init__(self, folder: Path, width: int, encoder: StudentEncoder) -> None:
-        clips = read_object(
-            folder / CLIPS, "delete its folder, and it is computed again", texts=list, spoken=list, frames=list
-        )
+        clips = read_object(folder / CLIPS, REMEDY, texts=list, spoken=list, frames=list)
         self.texts: list[str] = clips["texts"]
         self.frames: list[int] = clips["frames"]
         self.ends = np.cumsum(self.frames)
@@ -58,14 +57,14 @@ class StatesOnDisk(Dataset[ClipStates]):
 
 
 @torch.no_grad()
-def write_states(tower: nn.Module, layers: int, encoder: StudentEncoder, rows: Rows, folder: Path) -> None:
-    """Compute and write the states of every row's clip after the tower's first layers."""
+def write_states(model: PreTrainedModel, layers: int, encoder: StudentEncoder, rows: Rows, folder: Path) -> None:
+    """Compute and write the states of every row's clip after the first layers of the model's tower."""
     frames: list[int] = []
     with atomic_folder(folder) as partial, (partial / STATES).open("wb") as file:
         for start in tqdm(range(0, len(rows), CLIPS_AT_A_TIME), desc="frozen layers", mininterval=5):
             batch = rows[start : start + CLIPS_AT_A_TIME]
             clips = [decode_speech(cell, row_id) for cell, row_id in zip(batch["speech"], batch["id"], strict=True)]
-            states, counts = run_layers(tower, layers, encoder.extract_features(clips))
+            states, counts = run_layers(model, layers, encoder.extract_features(clips))
             file.write(states.half().cpu().numpy().tobytes())
             frames += counts
         texts, spoken = list(rows["question"]), list(rows["spoken_text"])

@@ -15,6 +15,8 @@ import random
 import re
 from pathlib import Path
 
+from data_builders.storage.atomic import write_atomic
+
 TEMPLATES = (
     "What is a {}?", "What does the word {} mean?", "Give me an example of a {}.", "Tell me about {}.",
     "Use the word {} in a sentence.", "Why do people need {}?", "Where would you find a {}?",
@@ -90,7 +92,7 @@ def main() -> None:
         arguments.wordnet, arguments.words, arguments.sentences, arguments.held_out, arguments.seed
     )  # fmt: skip
     arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output_file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_atomic(arguments.output_file, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
     counts = collections.Counter(row["split"] for row in rows)
     print(f"{arguments.output_file}: {counts['train']} prompts to train on, {counts['test']} held out")
 

@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from arguments import OmniArguments
 
 from data_builders.arguments import BuildSettings, DataArguments, SoftTargetArguments
 from tests.support.configs import CONFIGS, DATA_CONFIGS, OMNI_CONFIGS
 from tests.support.lab import ROOT
-from tests.support.nano_omni import NANO_OMNI  # noqa: F401
 from tests.support.settings import CLASSES
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.parser import RecipeParser
-
-from arguments import OmniArguments  # isort: skip
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)

@@ -1,17 +1,12 @@
-"""The modules of recipes/nano_omni, and small text LLMs for them."""
+"""Small text LLMs for recipes/nano_omni."""
 
 import re
-import sys
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from tests.support.lab import ROOT, TEACHER
-
-NANO_OMNI = ROOT / "recipes" / "nano_omni"
-if str(NANO_OMNI) not in sys.path:
-    sys.path.append(str(NANO_OMNI))  # its scripts import each other by their names alone, as scripts do
+from tests.support.lab import TEACHER
 
 SHAPE = dict(
     hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,

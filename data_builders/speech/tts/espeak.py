@@ -21,9 +21,9 @@ import soundfile
 
 from data_builders.arguments import SpeechArguments
 from data_builders.outcomes import TemporaryFailure
+from data_builders.speech.tts.program import TIMEOUT_SECONDS, run_program
 
 HELPER = Path(__file__).with_name("espeak_helper.py")
-TIMEOUT_SECONDS = 60.0
 
 
 class EspeakVoice(NamedTuple):
@@ -121,18 +121,8 @@ class EspeakEngine:
             "-p",
             str(voice.pitch),
         ]
-        try:
-            done = subprocess.run(
-                [*command, "--stdin", "--stdout"],
-                input=text.encode(),
-                capture_output=True,
-                timeout=TIMEOUT_SECONDS,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ValueError(f"espeak-ng did not finish in {TIMEOUT_SECONDS:g} s") from error
-        if done.returncode != 0:
-            raise ValueError(f"espeak-ng failed on {text[:60]!r}: {done.stderr.decode(errors='replace').strip()}")
-        return soundfile.read(io.BytesIO(done.stdout), dtype="float32")
+        sound = run_program("espeak-ng", [*command, "--stdin", "--stdout"], text, stdin=text.encode())
+        return soundfile.read(io.BytesIO(sound), dtype="float32")
 
     def _ask_helper(self, text: str, voice: EspeakVoice) -> tuple[np.ndarray, int]:
         if self._helper is None:

@@ -5,7 +5,6 @@
 """
 
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +13,8 @@ import numpy as np
 import soundfile
 
 from data_builders.arguments import SpeechArguments
+from data_builders.speech.tts.program import run_program
 
-TIMEOUT_SECONDS = 60.0
 FACTORS = (0.5, 2.0)  # slowest and fastest, lowest and highest
 CLOCK = "awb_time"  # a speaker who can say the time of day alone
 
@@ -98,14 +97,9 @@ class FliteEngine:
             file = Path(folder) / "clip.wav"
             settings = [f"duration_stretch={parsed.stretch}", f"f0_shift={parsed.pitch}"]
             command = [self._program, "-voice", parsed.speaker, "--setf", settings[0], "--setf", settings[1]]
-            try:
-                done = subprocess.run(
-                    [*command, "-t", text, "-o", str(file)], capture_output=True, timeout=TIMEOUT_SECONDS
-                )
-            except subprocess.TimeoutExpired as error:
-                raise ValueError(f"flite did not finish in {TIMEOUT_SECONDS:g} s") from error
-            if done.returncode != 0 or not file.is_file():
-                raise ValueError(f"flite failed on {text[:60]!r}: {done.stderr.decode(errors='replace').strip()}")
+            run_program("flite", [*command, "-t", text, "-o", str(file)], text)
+            if not file.is_file():
+                raise ValueError(f"flite failed on {text[:60]!r}: it wrote no file")
             samples, rate_hz = soundfile.read(file, dtype="float32")
         if not samples.any():
             raise ValueError(f"flite said nothing for {text[:60]!r}")
@@ -117,5 +111,5 @@ class FliteEngine:
 
 def list_speakers(program: str) -> list[str]:
     """Return the speakers of a flite program."""
-    said = subprocess.run([program, "-lv"], capture_output=True, text=True, timeout=TIMEOUT_SECONDS).stdout
+    said = run_program("flite", [program, "-lv"], "").decode()
     return [name for name in said.partition(":")[2].split() if name != CLOCK]

@@ -2,46 +2,40 @@
 
 import pytest
 import torch
+from align import AlignCollator, Aligner, read_clips, train_aligner
+from align_memory import plan_align
+from thinker import load_thinker
+from tower_states import StatesOnDisk, write_states
 from transformers import TrainingArguments
 
 from data_builders.audio import decode_speech
 from tests.support.lab import STUDENT
-from tests.support.nano_omni import NANO_OMNI  # noqa: F401
 from tests.support.quiet_training import QUIET
 from trainer_ext.memory.tracker import LiveTensorBytes
-
-from align_memory import plan_align  # isort: skip
-from align import AlignCollator, Aligner, read_clips, train_aligner  # isort: skip
-from thinker import load_thinker  # isort: skip
-from tower_states import StatesOnDisk, write_states  # isort: skip
 
 FROZEN = 1
 
 
 @pytest.fixture
-def tower():
-    return load_thinker(STUDENT).float().model.audio_tower
+def model():
+    return load_thinker(STUDENT).float()
 
 
 @pytest.fixture
-def states(tower, family, pairs, tmp_path):
+def states(model, family, pairs, tmp_path):
     """The states of eight clips after the first layer."""
-    write_states(tower, FROZEN, family, pairs["train"].select(range(8)), tmp_path / "states")
-    return StatesOnDisk(tmp_path / "states", tower.config.d_model, family)
+    write_states(model, FROZEN, family, pairs["train"].select(range(8)), tmp_path / "states")
+    return StatesOnDisk(tmp_path / "states", model.config.audio_config.d_model, family)
 
 
-def test_the_trained_part_computes_what_the_tower_computes(tower, states, family, pairs):
+def test_the_trained_part_computes_what_the_tower_computes(model, states, family, pairs):
     """Prevents: a projector that is trained on other states than those it gets later."""
     collator = AlignCollator(states)
-    aligner = make_aligner(tower, collator)
+    aligner = make_aligner(model.model.audio_tower, collator)
     rows = pairs["train"].select(range(8))
     clips = [decode_speech(row["speech"], row["id"]) for row in rows]
-    features = family.extract_features(clips)
-    mask = features["feature_attention_mask"]
-    lengths = mask.sum(1)
-    packed = features["input_features"].permute(0, 2, 1)[mask.bool()].T
     with torch.no_grad():
-        wanted = tower(packed, feature_lens=lengths, aftercnn_lens=(lengths - 1) // 2 + 1).last_hidden_state
+        wanted = model.get_audio_features(**family.extract_features(clips)).last_hidden_state
         batch = collator([states[i] for i in range(8)])
         _, found = aligner.run_layers(batch["states"], batch["frames"])
     assert [len(clip) for clip in found] == [family.count_audio_tokens(len(clip)) for clip in clips]
@@ -87,10 +81,9 @@ def test_it_learns_to_read_clips(states, family):
     assert sum(found == text for found, text in zip(spelled, states.letters, strict=True)) >= 6
 
 
-def test_the_plan_of_a_step_is_near_what_it_allocates(states, family):
+def test_the_plan_of_a_step_is_near_what_it_allocates(model, states, family):
     """Prevents: a batch that a GPU has no room for, found when the longest clips meet."""
     collator = AlignCollator(states)
-    model = load_thinker(STUDENT).float()
     aligner = make_aligner(model.model.audio_tower, collator)
     batch = collator([states[i] for i in range(8)])
     plan = plan_align(aligner, states, 8, model)

@@ -4,6 +4,9 @@ import shutil
 
 import pytest
 import torch
+from compare import compare_encoder, compare_text
+from graft import graft
+from thinker import load_thinker, run_layers
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, WhisperModel
 
 from data_builders.audio import decode_speech
@@ -13,10 +16,6 @@ from tests.support.lab import TEACHER
 from tests.support.nano_omni import SHAPE, save_text_model
 from tests.support.tiny_whisper import save_tiny_whisper
 from trainer_ext.students.registry import load_student_family
-
-from compare import compare_encoder, compare_text  # isort: skip
-from graft import graft  # isort: skip
-from thinker import load_thinker, run_layers  # isort: skip
 
 KINDS = ("llama", "llama3", "qwen2")
 
@@ -76,12 +75,11 @@ def test_the_tower_computes_what_whisper_computes(grafted, whisper, clip):
 
 def test_new_layers_change_nothing_at_first(grafted, clip):
     """Prevents: an encoder that is broken before its training begins."""
-    family, tower = load_student_family(str(grafted[1])), load_thinker(grafted[1]).model.audio_tower
+    family, model = load_student_family(str(grafted[1])), load_thinker(grafted[1])
+    every = len(model.model.audio_tower.layers)
     features = family.extract_features([clip])
     with torch.no_grad():
-        before, after = (
-            run_layers(tower, layers, features)[0] for layers in (len(tower.layers) - 2, len(tower.layers))
-        )
+        before, after = (run_layers(model, layers, features)[0] for layers in (every - 2, every))
     torch.testing.assert_close(before, after, rtol=0, atol=1e-6)
 
 

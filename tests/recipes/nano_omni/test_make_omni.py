@@ -7,7 +7,6 @@ import pytest
 from datasets import DatasetDict, load_from_disk
 
 from tests.support.lab import TEACHER
-from tests.support.nano_omni import NANO_OMNI  # noqa: F401
 from tests.support.run_script import run_script
 from tests.support.tiny_whisper import save_tiny_whisper
 

@@ -3,12 +3,9 @@
 import collections
 
 import pytest
+from adapt import REPEAT, make_repeats, make_tasks
 from datasets import concatenate_datasets
-
-from tests.support.nano_omni import NANO_OMNI  # noqa: F401
-
-from adapt import REPEAT, make_repeats, make_tasks  # isort: skip
-from stages import StageRunner  # isort: skip
+from stages import StageRunner
 
 
 def run_two(folder, first, second, overwrite=False):
@@ -16,10 +13,10 @@ def run_two(folder, first, second, overwrite=False):
     done = []
 
     def work(name):
-        def write(previous, target, unfinished):
+        def write(folders):
             done.append(name)
-            text = (previous / "made").read_text() if name == "second" else ""
-            (target / "made").write_text(f"{text}{name} {first if name == 'first' else second};")
+            text = (folders.previous / "made").read_text() if name == "second" else ""
+            (folders.target / "made").write_text(f"{text}{name} {first if name == 'first' else second};")
             return {"figure": 1}
 
         return write
@@ -49,15 +46,15 @@ def test_other_settings_are_refused_until_asked_for(tmp_path):
 def test_a_stage_that_fails_leaves_what_it_goes_on_from(tmp_path):
     """Prevents: half a model under the name of a whole one."""
 
-    def fail(previous, target, unfinished):
-        unfinished.mkdir()
-        (target / "half").touch()
+    def fail(folders):
+        folders.unfinished.mkdir()
+        (folders.target / "half").touch()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         StageRunner(tmp_path, False).run("first", {}, fail)
     assert [path.name[:6] for path in tmp_path.iterdir()] == ["first."]
-    StageRunner(tmp_path, False).run("first", {}, lambda *folders: {})
+    StageRunner(tmp_path, False).run("first", {}, lambda folders: {})
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
 
 

@@ -3,10 +3,7 @@
 import re
 
 import pytest
-
-from tests.support.nano_omni import NANO_OMNI  # noqa: F401
-
-from wordnet_prompts import make_prompts  # isort: skip
+from wordnet_prompts import make_prompts
 
 SENTENCES = [
     "the {} is in the house",
