@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from data_builders.storage.locks import entries_locked
 
@@ -30,20 +31,46 @@ def temporary_path(path: Path, suffix: str = SUFFIX) -> Path:
 
 
 def write_atomic(file: Path, content: bytes) -> None:
-    """Write a file: temporary file, sync, rename, sync of the folder; on an error nothing is left."""
-    temporary = temporary_path(file)
+    """Write a file: temporary file, sync, rename, sync of the folder; on an error nothing is left.
+
+    What killed processes left of it is removed first, but not what other processes are writing.
+    """
+    temporary = file  # until there is one
     try:
-        with temporary.open("wb") as stream:
+        for path in list_beside(file, SUFFIX):
+            remove_unlocked(path)
+        with open_locked(file) as stream:
+            temporary = Path(stream.name)
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.rename(file)
+            temporary.rename(file)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        if temporary != file:
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(file)
         raise
     sync(file.parent)
+
+
+def open_locked(file: Path) -> IO[bytes]:
+    """Return a new temporary file beside `file`, locked: `remove_unlocked` may come between making and locking it."""
+    while True:
+        temporary = temporary_path(file)
+        stream = temporary.open("xb")
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if temporary.exists():
+            return stream
+        stream.close()
+
+
+def remove_unlocked(file: Path) -> None:
+    """Remove a temporary file that no process is writing."""
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.unlink()
 
 
 @contextmanager
@@ -92,20 +119,20 @@ def replace_folder(folder: Path, target: Path) -> None:
 
 def remove_leftovers(target: Path) -> None:
     """Remove the temporary folders that killed processes left beside `target`; a former `target` gets its name back."""
-    for path in list_beside(target, REPLACED):
+    for path in filter(Path.is_dir, list_beside(target, REPLACED)):
         if target.exists():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.rename(target)
-    for path in list_beside(target, SUFFIX):
+    for path in filter(Path.is_dir, list_beside(target, SUFFIX)):
         if not is_locked(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def list_beside(target: Path, suffix: str) -> list[Path]:
-    """Return the folders that `temporary_path` named after `target`."""
+    """Return the files and folders that `temporary_path` named after `target`."""
     named = re.compile(rf"{re.escape(target.name)}\.[0-9a-f]{{8}}{re.escape(suffix)}")
-    return [path for path in target.parent.iterdir() if named.fullmatch(path.name) and path.is_dir()]
+    return [path for path in target.parent.iterdir() if named.fullmatch(path.name)]
 
 
 def is_locked(folder: Path) -> bool:

@@ -1,8 +1,18 @@
 """Tests that folders and files appear complete or not at all, whatever a killed process left."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
-from data_builders.storage.atomic import REPLACED, SUFFIX, atomic_folder, temporary_path, write_atomic
+from data_builders.storage.atomic import (
+    REPLACED,
+    SUFFIX,
+    atomic_folder,
+    open_locked,
+    temporary_path,
+    write_atomic,
+)
 
 
 def list_names(folder) -> list[str]:
@@ -33,6 +43,30 @@ def test_a_folder_whose_replacement_was_killed_gets_its_name_back(tmp_path):
     with atomic_folder(target):
         assert (target / "a").read_text() == "former"
     assert list_names(tmp_path) == ["set"]
+
+
+def test_a_file_that_a_killed_process_had_begun_is_removed_and_what_another_writes_stays(tmp_path):
+    """Prevents: a .partial beside every report whose writer was killed, or a writer that dies because of a cleaner."""
+    report = tmp_path / "report.json"
+    dead = temporary_path(report)
+    dead.write_bytes(b"{")
+    foreign = tmp_path / "report.json.mine.partial"
+    foreign.touch()
+    with open_locked(report) as living:
+        write_atomic(report, b"{}")
+        assert sorted(list_names(tmp_path)) == sorted(["report.json", foreign.name, Path(living.name).name])
+    write_atomic(report, b"[]")  # the other one is dead now
+    assert list_names(tmp_path) == ["report.json", foreign.name]
+    assert report.read_bytes() == b"[]"
+
+
+def test_writers_of_one_file_do_not_delete_what_the_others_write(tmp_path):
+    """Prevents: a FileNotFoundError because another writer took a file for a leftover before it was locked."""
+    report = tmp_path / "report.json"
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(write_atomic, report, b"%d" % number) for number in range(400)]:
+            done.result()
+    assert list_names(tmp_path) == ["report.json"]
 
 
 def test_a_link_to_a_folder_is_followed(tmp_path):
