@@ -7,8 +7,8 @@
     python recipes/ablations.py --study recipes/studies/wer_buckets.yaml      # what the data does
     python recipes/ablations.py --configs tiny_jsd tiny_reverse_kl --seeds 0
 
-Each run is `recipes/s2t_t2t.py` in a process of its own, in a study on a data set of `recipes/build_data.py`; a run
-whose report.json is there is not repeated.
+Each run is `recipes/s2t_t2t.py` in a process of its own, in a study with a `data_config` on a data set of
+`recipes/build_data.py`; a run whose report.json is there is not repeated.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Variant:
 
     name: str
     config: str
-    data_config: str | None = None  # None: the run makes its own data
+    data_config: str | None = None  # None: the run has data of its own
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ def read_study(file: Path) -> list[Variant]:
         Variant(
             name,
             study["config"],
-            study["data_config"],
+            study.get("data_config"),
             {**study.get("data", {}), **(own.get("data") or {})},
             {**study.get("training", {}), **(own.get("training") or {})},
         )
@@ -96,7 +96,7 @@ def run_once(variant: Variant, seed: int, root: Path) -> None:
     if variant.data_config is not None:
         training.update(questions="", dataset_name=str(root / "data" / variant.name))
     scripts = ["s2t_t2t.py"]
-    if yaml.safe_load(config.read_text(encoding="utf-8")).get("teacher_kind") == "stored":
+    if {**yaml.safe_load(config.read_text(encoding="utf-8")), **training}.get("teacher_kind") == "stored":
         scripts.insert(0, "cache_teacher.py")  # does nothing if the table exists
     for script in scripts:
         call(script, config, folder, training, root / f"{folder.name}.log")
@@ -118,15 +118,16 @@ def call(script: str, config: Path, folder: Path, arguments: dict[str, Any], log
 
 def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
     """Return a Markdown table: mean and standard deviation over seeds of every variant's scores, and costs."""
+    evaluator = read_report(variants[0], seeds[0], root)["evaluator"].replace("_", " ")
     data_figures = read_data_figures(variants, root)
     divergences = [f"{name}, nats" for name in DIVERGENCES]
     columns = (*FIGURES, *divergences, *COSTS.values(), *next(iter(data_figures.values())))
     lines = [
-        f"| exact answers, percent (seeds: {len(seeds)}) | {' | '.join(columns)} |",
+        f"| {evaluator}, percent (seeds: {len(seeds)}) | {' | '.join(columns)} |",
         "|---|" + "---|" * len(columns),
     ]
     for variant in variants:
-        reports = [json.loads((root / f"{variant.name}-{seed}" / "report.json").read_text()) for seed in seeds]
+        reports = [read_report(variant, seed, root) for seed in seeds]
         if variant is variants[0]:
             before = reports[0]["before"]["all"]
             cells = [f"{before[key]:.1f}" for key in FIGURES] + describe_divergences(reports[:1], "before")
@@ -137,6 +138,11 @@ def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
         cells += data_figures[variant.name].values()
         lines.append(f"| {variant.name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def read_report(variant: Variant, seed: int, root: Path) -> dict[str, Any]:
+    """Read the report of a run."""
+    return json.loads((root / f"{variant.name}-{seed}" / "report.json").read_text(encoding="utf-8"))
 
 
 def read_data_figures(variants: list[Variant], root: Path) -> dict[str, dict[str, str]]:

@@ -138,7 +138,7 @@ def write_reports(folder: Path, variants: list[str]) -> None:
     scores = {"teacher_text": 1.0, "text": 1.0, "speech": 1.0, "gap": 0.0, "forgetting": 0.0}
     line = {"name": "misalignment", "model": "after", "value": 0.1, "low": 0.1, "high": 0.1}
     report = {"before": {"all": scores}, "after": {"all": scores}, "judge_free": [line]}
-    report |= {"peak_memory_gib": 1, "seconds_per_step": 1}
+    report |= {"peak_memory_gib": 1, "seconds_per_step": 1, "evaluator": "exact_answer"}
     for run_folder in (folder / f"{name}-{seed}" for name in variants for seed in (0, 1, 2)):
         run_folder.mkdir(parents=True, exist_ok=True)
         (run_folder / "report.json").write_text(json.dumps(report))

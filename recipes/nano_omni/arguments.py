@@ -31,6 +31,10 @@ class OmniArguments:
     adapt_learning_rate: float = HfArg(default=1e-4, help="Peak learning rate of the adaptation.")
     adapt_repeat_share: float = HfArg(default=0.4, help="Share of the adaptation's rows that are clips to repeat.")
     adapt_text_share: float = HfArg(default=0.1, help="Share of the adaptation's rows that are asked in writing.")
+    activation_checkpointing: bool = HfArg(
+        default=True,
+        help="Recompute the adaptation's activations in the backward pass: less memory, a third more time.",
+    )
     max_new_tokens: int = HfArg(default=32, help="Longest answer of the check, in tokens.")
     adapters: list[str] = HfArg(
         default_factory=list, help="Adapters of s2t_t2t.py on the adapted model, measured beside it."

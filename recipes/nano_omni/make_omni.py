@@ -162,6 +162,7 @@ def run_adapt(arguments: OmniArguments, rows: DatasetDict, folders: StageFolders
         max_steps=arguments.adapt_steps,
         per_device_train_batch_size=arguments.adapt_batch_size,
         learning_rate=arguments.adapt_learning_rate,
+        activation_checkpointing=arguments.activation_checkpointing,
         **shared_training_arguments(arguments),
     )
     begun = folders.unfinished.is_dir()
@@ -199,6 +200,7 @@ def shared_training_arguments(arguments: OmniArguments) -> dict[str, Any]:
         "use_cpu": not torch.cuda.is_available(),
         "bf16": arguments.bf16,
         "report_to": "none",
+        "disable_tqdm": False,
         "seed": arguments.seed,
     }
 

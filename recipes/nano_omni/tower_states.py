@@ -45,15 +45,17 @@ class StatesOnDisk(Dataset[ClipStates]):
         self.ends = np.cumsum(self.frames)
         self.tokens = [encoder.encode_response(text)[:-1] for text in self.texts]
         self.letters = [keep_letters(text) for text in clips["spoken"]]
-        self.states = np.memmap(folder / STATES, np.float16, "r", shape=(int(self.ends[-1]), width))
+        self.file, self.width = folder / STATES, width
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> ClipStates:
-        end = self.ends[index]
-        states = np.array(self.states[end - self.frames[index] : end], dtype=np.float32)
-        return ClipStates(torch.from_numpy(states), self.tokens[index], self.letters[index])
+        count, start = self.frames[index] * self.width, (self.ends[index] - self.frames[index]) * self.width
+        # Not a memory map, whose pages are counted as the process's memory.
+        states = np.fromfile(self.file, np.float16, count, offset=int(start) * np.dtype(np.float16).itemsize)
+        states = torch.from_numpy(states.reshape(-1, self.width)).float()
+        return ClipStates(states, self.tokens[index], self.letters[index])
 
 
 @torch.no_grad()

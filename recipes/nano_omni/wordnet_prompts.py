@@ -1,5 +1,8 @@
 """Prompts from WordNet, for a nano-Omni without a download from the Hub: questions about words, and example sentences.
 
+    question about a noun + the definition of its commonest sense, where that answers it -> `gold_response`
+    example sentence of a gloss                                                          -> a prompt of its own
+
     apt-get install wordnet-base
     python recipes/nano_omni/wordnet_prompts.py --output_file outputs/wordnet.jsonl
 
@@ -22,11 +25,13 @@ TEMPLATES = (
     "Use the word {} in a sentence.", "Why do people need {}?", "Where would you find a {}?",
     "How would you describe {} to a child?", "What can you do with a {}?", "Is a {} good or bad?",
 )  # fmt: skip
+DEFINED = (TEMPLATES[0], TEMPLATES[1], TEMPLATES[3], TEMPLATES[7])  # those that a definition answers
 SYSTEM = "You answer with one short sentence of at most ten words."  # a small model rarely ends otherwise
 PARTS = ("noun", "verb", "adj")
 QUESTIONS_PER_WORD = 6
 NOUN = "1"  # part of speech in cntlist.rev
 EXAMPLE = re.compile(r'"([A-Za-z\' ,]{15,70})"')
+OFFSET = re.compile(r" (\d{8})")  # of a synset in data.noun
 
 
 def split_words(text: str) -> list[str]:
@@ -57,21 +62,40 @@ def read_nouns(folder: Path, sentences: list[str]) -> list[str]:
     return sorted(counts, key=lambda lemma: (-counts[lemma], lemma))
 
 
-def make_prompts(folder: Path, words: int, sentences: int, held_out: int, seed: int) -> list[dict[str, str]]:
+def read_definitions(folder: Path) -> dict[str, str]:
+    """Return the definition of every noun's commonest sense."""
+    glosses = {}
+    for line in (folder / "data.noun").read_text().splitlines():
+        fields, _, gloss = line.partition(" | ")
+        glosses[fields[:8]] = gloss.partition(";")[0].strip()
+    definitions = {}
+    for line in (folder / "index.noun").read_text().splitlines():
+        if not line.startswith(" ") and (synsets := OFFSET.findall(line)):  # the license begins with spaces
+            definitions[line.partition(" ")[0]] = glosses[synsets[0]]
+    return definitions
+
+
+def make_prompts(folder: Path, words: int, sentences: int, held_out: int, seed: int) -> list[dict[str, str | None]]:
     """Return prompts with their split: questions about each word, and example sentences."""
     rng = random.Random(seed)
-    examples = read_examples(folder)[:sentences]
-    questions = [
-        template.format(noun)
-        for noun in read_nouns(folder, examples)[:words]
+    examples = dict.fromkeys(read_examples(folder)[:sentences])
+    definitions = read_definitions(folder)
+    questions = {
+        template.format(noun): f"{definitions[noun]}." if template in DEFINED else None
+        for noun in read_nouns(folder, list(examples))[:words]
         for template in rng.sample(TEMPLATES, QUESTIONS_PER_WORD)
-    ]
+    }
     rows = []
     for source, texts in (("words", questions), ("sentences", examples)):
-        test = set(rng.sample(texts, held_out))
+        test = set(rng.sample(list(texts), held_out))
         rows += [
-            {"question": text, "split": "test" if text in test else "train", "source": f"wordnet/{source}"}
-            for text in texts
+            {
+                "question": text,
+                "gold_response": gold,
+                "split": "test" if text in test else "train",
+                "source": f"wordnet/{source}",
+            }
+            for text, gold in texts.items()
         ]
     rng.shuffle(rows)
     return [{"system": SYSTEM, **row} for row in rows]
@@ -85,12 +109,15 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=3000)
     parser.add_argument("--held_out", type=int, default=75, help="held-out questions, and as many sentences")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gold_only", action="store_true", help="train on the prompts with a gold answer alone")
     arguments = parser.parse_args()
     if not (arguments.wordnet / "cntlist.rev").is_file():
         parser.error(f"{arguments.wordnet} has no cntlist.rev: apt-get install wordnet-base, or name its folder")
     rows = make_prompts(
         arguments.wordnet, arguments.words, arguments.sentences, arguments.held_out, arguments.seed
     )  # fmt: skip
+    if arguments.gold_only:
+        rows = [row for row in rows if row["gold_response"] or row["split"] == "test"]
     arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(arguments.output_file, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
     counts = collections.Counter(row["split"] for row in rows)

@@ -19,10 +19,12 @@ def wordnet(tmp_path):
     """A folder with the files of WordNet that are read."""
     examples = [sentence.format(noun) for sentence in SENTENCES for noun in NOUNS[:-1]]
     rare = ["the aardvark ate the zymurgy"]
-    lines = [f'0 n | a gloss; "{text}"' for text in [*examples, *rare]]
+    lines = [f'{n:08} n | gloss {n}; more; "{text}"' for n, text in enumerate([*examples, *rare])]
     (tmp_path / "data.noun").write_text("\n".join(lines))
     (tmp_path / "data.verb").write_text("  1 license text\n")
     (tmp_path / "data.adj").write_text("")
+    index = [f"{noun} n 2 0 {n + 5:08} {n:08}  " for n, noun in enumerate([*NOUNS, "aardvark"])]
+    (tmp_path / "index.noun").write_text("\n".join(["  1 license text 00000000", *index]))
     counts = [f"{noun}%1:00:00:: 1 {9 - n}" for n, noun in enumerate([*NOUNS, "aardvark"])] + ["run%2:00:00:: 1 50"]
     (tmp_path / "cntlist.rev").write_text("\n".join(counts))
     return tmp_path
@@ -46,3 +48,15 @@ def test_rare_words_are_left_out_first(wordnet):
     assert "zymurgy" not in text
     assert "aardvark" not in text  # no noun of the sentences
     assert " run" not in text
+
+
+def test_a_question_that_a_definition_answers_has_it(wordnet):
+    """Prevents: gold answers of another word, of a rare sense, or to questions that they do not answer."""
+    rows = make_prompts(wordnet, words=4, sentences=16, held_out=1, seed=0)
+    gold = {row["question"]: row["gold_response"] for row in rows}
+    defined = {text: answer for text, answer in gold.items() if answer is not None}
+    assert defined
+    for question, answer in defined.items():
+        noun = next(noun for noun in NOUNS if noun in re.findall("[a-z]+", question))
+        assert answer == f"gloss {NOUNS.index(noun) + 5}."
+    assert all(text.startswith(("What is", "What does", "Tell", "How")) for text in defined)
