@@ -9,6 +9,10 @@ A killed build resumes; a second run does nothing; new voices redo speech and ve
 share `cache_dir`: `--shard 0/4` to `--shard 3/4`, then once without; or `--executor slurm`.
 """
 
+from trainer_ext.early_answers import answer_early
+
+answer_early(__name__, __file__)  # the imports below take seconds
+
 from pathlib import Path
 
 from data_builders.arguments import (

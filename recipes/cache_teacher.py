@@ -13,6 +13,10 @@ rows; a killed run resumes. From a server instead of a model in memory:
         --temperature 1.0 --soft_targets_temperatures 1.0
 """
 
+from trainer_ext.early_answers import answer_early
+
+answer_early(__name__, __file__)  # the imports below take seconds
+
 from pathlib import Path
 from typing import Any
 

@@ -9,6 +9,10 @@ Every argument of TRL's SFTConfig and ModelConfig works or is refused with the r
 command line, which wins.
 """
 
+from trainer_ext.early_answers import answer_early
+
+answer_early(__name__, __file__)  # the imports below take seconds
+
 import collections
 import json
 import os

@@ -21,14 +21,14 @@ data_builders.storage data_builders.clients
 data_builders.questions data_builders.answers data_builders.speech data_builders.soft_targets
 data_builders.pipeline
 data_builders.pairs
-trainer_ext.supported_arguments
+trainer_ext.supported_arguments trainer_ext.recipe_words
 trainer_ext.loss trainer_ext.checkpoints
 trainer_ext.students
 trainer_ext.teachers
 trainer_ext.collator trainer_ext.pair_batch trainer_ext.channel_meter trainer_ext.length_sampler
 trainer_ext.judge_free
 trainer_ext.arguments trainer_ext.progress trainer_ext.run_identity trainer_ext.command_line
-trainer_ext.environment
+trainer_ext.environment trainer_ext.early_answers
 trainer_ext.parser trainer_ext.preview
 trainer_ext.row_validation trainer_ext.loading trainer_ext.hub
 trainer_ext.evaluation

@@ -19,8 +19,8 @@ from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 from data_builders.storage.atomic import FULL_OR_READ_ONLY, describe_space
 from data_builders.storage.locks import release_held
 from trainer_ext.checkpoints.stop_signals import TrainingStopped
+from trainer_ext.recipe_words import TRACEBACK
 
-TRACEBACK = "--traceback"
 MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, ServerUnreachable, TemporaryFailure, PushFailed)
 NOT_PUSHED = 3
 EXTRAS = {

@@ -47,7 +47,7 @@ def test_a_file_of_questions_that_cannot_be_read_is_named(fail, tmp_path, name):
     ("words", "message"),
     [
         (["--questions", "none.jsonl", "--teacher_model_name_or_path", TEACHER], "there is no file none.jsonl"),
-        (["--questions", "mine.jsonl"], "the teacher that would answer is the tiny lab's, a toy"),
+        (["--questions", "recipes/tiny_lab/questions.jsonl"], "the teacher that would answer is the tiny lab's, a toy"),
         (["--dataset_name", "no/such/folder"], "no/such/folder"),
         (["--report_to", "wandbb"], "wandbb is not supported"),
         (["--evaluator", "best"], "evaluator: unknown 'best'; known are exact_answer"),

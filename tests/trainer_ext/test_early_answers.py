@@ -1,0 +1,130 @@
+"""Tests of the answers that a recipe gives before its imports."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from data_builders.arguments import DataArguments, SoftTargetArguments
+from recipes.doctor import DoctorArguments
+from trainer_ext import early_answers
+from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.early_answers import EarlyParser, describe_parser, locate_cache
+from trainer_ext.parser import RecipeParser
+
+from ..support.lab import ROOT
+
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+RECIPE = ROOT / "recipes" / "doctor.py"
+
+
+def make_parser() -> RecipeParser:
+    kinds = (ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig)
+    return RecipeParser(kinds, CONFIGS[0], alternatives=[("dataset_name", "questions")])
+
+
+def make_early(parser: RecipeParser) -> EarlyParser:
+    return EarlyParser(json.loads(json.dumps(describe_parser(parser))))
+
+
+@pytest.mark.parametrize("shows_all", [False, True])
+def test_the_early_help_is_the_recipes(shows_all):
+    """Prevents: a help that lacks arguments, or tells of other defaults."""
+    for parser in (make_parser(), RecipeParser((DoctorArguments,), positional=("adapter",))):
+        early = make_early(parser)
+        parser.shows_all = early.shows_all = shows_all
+        assert early.format_help() == parser.format_help()
+
+
+def test_no_bundled_config_is_refused_early():
+    """Prevents: a recipe that cannot be run any more."""
+    for config in CONFIGS:
+        parser = make_parser()
+        early = make_early(parser)
+        words = early.read_words(["--config", str(config), "--seed", "3", "--no_dataloader_pin_memory"])
+        assert words == parser.read_words(["--config", str(config), "--seed", "3", "--no_dataloader_pin_memory"])
+        assert early.parse_args(words).seed == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--kl_weigth", "0.5"],
+        ["--kl_weight", "much"],
+        ["--config", "missing.yaml"],
+        ["--config"],
+        ["word"],
+        ["--config", str(ROOT / "pyproject.toml")],
+    ],
+)
+def test_an_early_error_is_the_recipes(words, capsys):
+    """Prevents: two messages for one mistake."""
+    messages = []
+    for parser in (make_early(make_parser()), make_parser()):
+        with pytest.raises(SystemExit) as stopped:
+            parser.parse_args(parser.read_words(words))
+        assert stopped.value.code == 2
+        messages.append(capsys.readouterr().err)
+    assert messages[0] == messages[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"), [("me/model", False), ("./model", True), ("a/b/c", True), ("q.jsonl", True)]
+)
+def test_a_path_that_is_not_there_is_refused_and_an_id_of_the_hub_is_not(value, refused, capsys, tmp_path, monkeypatch):
+    """Prevents: a minute of imports before a mistyped path, or the refusal of a model on the Hub."""
+    monkeypatch.chdir(tmp_path)
+    parser = make_early(make_parser())
+    if refused:
+        with pytest.raises(SystemExit):
+            early_answers.check_places(parser, {"questions": value})
+        assert value in capsys.readouterr().err
+    else:
+        early_answers.check_places(parser, {"questions": value})
+
+
+def run_recipe(home, *words):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home)}
+    command = [sys.executable, "-X", "importtime", str(RECIPE), *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_second_answer_imports_no_torch(tmp_path):
+    """Prevents: seconds of waiting for a help, a mistyped key or a missing file."""
+    first, second = run_recipe(tmp_path, "--help"), run_recipe(tmp_path, "--help")
+    assert first[:2] == second[:2]
+    assert "| torch\n" in first[2]
+    assert "| torch\n" not in second[2]
+    code, _, messages = run_recipe(tmp_path, "--adaptor", "x")
+    assert code == 2
+    assert "unrecognized arguments: --adaptor" in messages
+    assert "| torch\n" not in messages
+
+
+def test_a_damaged_cache_is_no_answer(tmp_path, monkeypatch):
+    """Prevents: a recipe that a half-written file stops."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["doctor.py", "--help"])
+    file = locate_cache(RECIPE)
+    file.parent.mkdir()
+    for content in ("", "{}", "[]", '{"prog": 1}'):
+        file.write_text(content)
+        early_answers.answer_early("__main__", str(RECIPE))
+    monkeypatch.setattr(early_answers, "_recipe", None)
+
+
+def test_a_changed_file_or_version_is_answered_anew(tmp_path, monkeypatch):
+    """Prevents: the arguments of yesterday's code or of another transformers."""
+    (tmp_path / "trainer_ext").mkdir()
+    file = tmp_path / "trainer_ext" / "arguments.py"
+    file.write_text("a = 1")
+    monkeypatch.setattr(early_answers, "PROJECT", tmp_path)
+    places = [locate_cache(RECIPE)]
+    file.write_text("a = 12")
+    places.append(locate_cache(RECIPE))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    places.append(locate_cache(RECIPE))
+    assert len(set(places)) == 3
