@@ -26,6 +26,7 @@ trainer_ext.loss trainer_ext.checkpoints
 trainer_ext.students
 trainer_ext.teachers
 trainer_ext.collator trainer_ext.pair_batch trainer_ext.channel_meter trainer_ext.length_sampler
+trainer_ext.token_budget_sampler
 trainer_ext.judge_free
 trainer_ext.arguments trainer_ext.progress trainer_ext.run_identity trainer_ext.command_line
 trainer_ext.environment trainer_ext.early_answers

@@ -77,6 +77,11 @@ class CrossModalDistillConfig(SFTConfig):
     overwrite_repository: bool = HfArg(
         default=False, help="Replace something else that the repository holds, with `push_to_hub`."
     )
+    max_batch_tokens: int | None = HfArg(
+        default=None,
+        help="Tokens of a micro-batch, all channels together: rows of similar length fill it, instead of "
+        "`per_device_train_batch_size` questions.",
+    )
     max_length: int | None = HfArg(
         default=2048, help="Longest row in tokens, prompt and response; a longer one is left out."
     )
@@ -129,6 +134,13 @@ class CrossModalDistillConfig(SFTConfig):
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.eval_answers < 0 or (self.max_eval_samples is not None and self.max_eval_samples < 1):
             raise ValueError("eval_answers must be 0 or more, and max_eval_samples 1 or more")
+        if self.max_batch_tokens is not None and self.max_batch_tokens < 1:
+            raise ValueError(f"max_batch_tokens must be 1 or more, got {self.max_batch_tokens}")
+        if self.max_batch_tokens is not None and self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"max_batch_tokens groups rows by length itself: leave out train_sampling_strategy "
+                f"{self.train_sampling_strategy}"
+            )
         if self.max_steps == 0:
             raise ValueError("max_steps must be above 0, or -1 for num_train_epochs")
         if self.optim_target_modules and not any(name in str(self.optim) for name in ("galore", "apollo")):

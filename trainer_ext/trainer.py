@@ -1,5 +1,6 @@
 """`CrossModalDistillTrainer`: TRL's SFT trainer on batches of pairs."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ from trainer_ext.students.distill_forward import (
     install_distill_forward,
 )
 from trainer_ext.teachers.base import Teacher
+from trainer_ext.token_budget_sampler import TokenBudgetSampler, check_budget, fill_batches
 
 
 class CrossModalDistillTrainer(PushingTrainer):
@@ -99,6 +101,8 @@ class CrossModalDistillTrainer(PushingTrainer):
         self.family, self.teacher = family, teacher
         encoder = None if teacher is None else teacher.encoder
         train_dataset, self.checked_rows = prepare_rows(train_dataset, family, encoder, args)
+        if args.max_batch_tokens is not None:
+            check_budget(self.checked_rows.lengths, train_dataset["id"], args.max_batch_tokens)
         identity = describe_run(args, model, next(iter(given), None), teacher, self.checked_rows.digest)
         eval_dataset = prepare_eval_rows(eval_dataset, family, encoder, args)
         check_best_metric(args, eval_dataset)
@@ -244,6 +248,10 @@ class CrossModalDistillTrainer(PushingTrainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """Return a sampler whose order depends on seed and epoch alone; see length_sampler.py."""
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        if self.args.max_batch_tokens is not None:
+            return TokenBudgetSampler(
+                self.token_batches, self.args.world_size, self.args.process_index, seed, self._current_epoch
+            )
         if self.args.train_sampling_strategy != "group_by_length":
             sampler = super()._get_train_sampler(train_dataset)
             is_rebalance = isinstance(sampler, BatchRebalanceSampler)
@@ -255,6 +263,13 @@ class CrossModalDistillTrainer(PushingTrainer):
             seed,
             self._current_epoch,
         )
+
+    @functools.cached_property
+    def token_batches(self) -> list[list[int]]:
+        """The micro-batches of `max_batch_tokens`, of all processes."""
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        multiple = self.args.world_size * self.args.gradient_accumulation_steps
+        return fill_batches(self.checked_rows.lengths, self.args.max_batch_tokens, multiple, seed)
 
     def _current_epoch(self) -> int:
         return int((self.state.epoch or 0) + 1e-6)  # it is a sum of fractions

@@ -2,6 +2,8 @@
 
     python tests/benchmarks/step.py                    # 500 rows of mixed length, batches of 8, 2 workers
     python tests/benchmarks/step.py --config recipes/configs/tiny_stored.yaml
+    python tests/benchmarks/step.py --sampling random                          # and the spread of the steps' times
+    python tests/benchmarks/step.py --sampling 1000                            # tokens a batch
 
 Half of the rows get a pause of up to six seconds, so that clips are of unlike length as people's are. The last lines
 compare, in turns in one run, rows packed into one (what trains) with rows padded to the longest.
@@ -90,8 +92,9 @@ def load_trainer(arguments: argparse.Namespace) -> CrossModalDistillTrainer:
     parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig))
     words = ["--config", arguments.config, "--max_steps", str(arguments.steps + WARM_UP_STEPS)]
     words += ["--dataloader_num_workers", str(arguments.workers), "--save_strategy", "no"]
-    words += ["--train_sampling_strategy", "group_by_length", "--disable_tqdm", "true"]
-    words += ["--logging_steps", "1000", "--output_dir", "outputs/benchmarks/step"]
+    by_tokens = arguments.sampling.isdecimal()
+    words += ["--max_batch_tokens" if by_tokens else "--train_sampling_strategy", arguments.sampling]
+    words += ["--disable_tqdm", "true", "--logging_steps", "1000", "--output_dir", "outputs/benchmarks/step"]
     if arguments.smoke:
         words += ["--questions", str(write_few_questions()), "--recordings_per_question", "1"]
     model, data, soft, training = parser.parse_args_and_config(words)
@@ -126,9 +129,13 @@ def profile(trainer: CrossModalDistillTrainer) -> dict[str, float]:
 
     class Start(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
+            now = time.perf_counter()
             if state.global_step == WARM_UP_STEPS:
                 clock.seconds.clear()
-                self.started = time.perf_counter()
+                self.started, self.steps = now, []
+            elif state.global_step > WARM_UP_STEPS:
+                self.steps.append(now - self.ended)
+            self.ended = now
 
         def on_train_end(self, args, state, control, **_):
             self.whole = time.perf_counter() - self.started
@@ -138,8 +145,20 @@ def profile(trainer: CrossModalDistillTrainer) -> dict[str, float]:
     trainer.train()
     clock.seconds["optimizer and the rest"] = start.whole - sum(clock.seconds.values())
     steps = trainer.state.global_step - WARM_UP_STEPS
-    print(f"{start.whole / steps:.3f} s a step, {torch.get_num_threads()} threads\n")
+    print(f"{start.whole / steps:.3f} s a step, {torch.get_num_threads()} threads")
+    middle, late = np.percentile(start.steps, [50, 95])
+    print(f"seconds of a step: median {middle:.3f}, 95th percentile {late:.3f}, ratio {late / middle:.2f}\n")
     return {name: seconds / start.whole for name, seconds in clock.seconds.items()}
+
+
+def list_batches(trainer: CrossModalDistillTrainer) -> list[list[int]]:
+    """Return the rows of every batch of an epoch, as the run's sampler groups them."""
+    order = list(trainer._get_train_sampler(trainer.train_dataset))
+    return order if isinstance(order[0], list) else split(order, trainer.args.per_device_train_batch_size)
+
+
+def split(order: list[int], size: int) -> list[list[int]]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def measure_padding(trainer: CrossModalDistillTrainer) -> list[tuple[str, float, float]]:
@@ -147,14 +166,14 @@ def measure_padding(trainer: CrossModalDistillTrainer) -> list[tuple[str, float,
     size = trainer.args.per_device_train_batch_size
     rows = trainer.train_dataset
     orders = {
-        "random order, padded": torch.randperm(len(rows)).tolist(),
-        "grouped by length, padded": list(trainer._get_train_sampler(rows)),
+        "random order, padded": split(torch.randperm(len(rows)).tolist(), size),
+        "as sampled, padded": list_batches(trainer),
     }
     lines = []
-    for name, order in orders.items():
+    for name, batches in orders.items():
         counted = np.zeros(4, dtype=int)
-        for start in range(0, len(order), size):
-            batch = trainer.data_collator([rows[i] for i in order[start : start + size]])
+        for chosen in batches:
+            batch = trainer.data_collator([rows[i] for i in chosen])
             mask = batch["attention_mask"]
             teacher = batch.get("teacher_attention_mask", torch.zeros(1, 0))
             counted += [mask.numel(), int(mask.sum()), teacher.numel(), int(teacher.sum())]
@@ -167,7 +186,7 @@ def measure_padding(trainer: CrossModalDistillTrainer) -> list[tuple[str, float,
             )
         )
     packed = tokens + teacher_everything
-    lines.append(("grouped, student packed (this)", 0.0, 1 - (tokens + teacher_tokens) / packed))
+    lines.append(("as sampled, student packed (this)", 0.0, 1 - (tokens + teacher_tokens) / packed))
     return lines
 
 
@@ -187,12 +206,7 @@ def compare_with_padded(trainer: CrossModalDistillTrainer, rounds: int = 5) -> f
         )
         return DistillOutput(total=distill.parts.total)
 
-    order = list(trainer._get_train_sampler(trainer.train_dataset))
-    size = trainer.args.per_device_train_batch_size
-    batches = [
-        trainer.data_collator([trainer.train_dataset[i] for i in order[start : start + size]])
-        for start in range(0, min(10 * size, len(order)), size)
-    ]
+    batches = [trainer.data_collator([trainer.train_dataset[i] for i in rows]) for rows in list_batches(trainer)[:10]]
     trainer.model.train()
     ratios = []
     for _ in range(rounds):
@@ -215,6 +229,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--sampling", default="group_by_length", help="a train_sampling_strategy, or max_batch_tokens")
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; figures mean nothing")
     arguments = parser.parse_args()
     if arguments.smoke:

@@ -42,10 +42,14 @@ def main() -> None:
     family = load_student_family(STUDENT)
     settings = {**QUIET, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if strategy == "max_batch_tokens":
+        settings |= {"max_batch_tokens": 350}
+    else:
+        settings |= {"train_sampling_strategy": strategy}
     trainer = CrossModalDistillTrainer(
         model=family.load_model(STUDENT, dtype=torch.float32),
         args=CrossModalDistillConfig(
-            output_dir=str(output), num_train_epochs=2, learning_rate=1e-3, train_sampling_strategy=strategy,
+            output_dir=str(output), num_train_epochs=2, learning_rate=1e-3,
             per_device_train_batch_size=4 // processes, per_device_eval_batch_size=4 // processes, **settings,
         ),
         family=family,

@@ -45,9 +45,7 @@ def take_step(dataset: str, output: str, soft_targets: str, **settings: Any) -> 
         output_dir=str(Path(output).parent / "run"),
         max_steps=1,
         max_grad_norm=0.0,
-        train_sampling_strategy="sequential",
-        **QUIET,
-        **settings,
+        **{"train_sampling_strategy": "sequential", **QUIET, **settings},
     )
     model = ModelArguments(
         model_name_or_path=STUDENT,

@@ -13,6 +13,7 @@ from tests.support.lab import ROOT
 from tests.support.one_step import take_step
 from tests.support.processes import TORCHRUN, run
 from trainer_ext.collator import PairCollator
+from trainer_ext.token_budget_sampler import fill_batches
 
 # The kinds of teacher differ in `gradients` above all; separate processes take half a minute each.
 SEPARATE_PROCESSES = pytest.mark.parametrize(
@@ -133,4 +134,29 @@ def test_the_trainers_own_accumulation_equals_the_larger_batch(run_step, tmp_pat
         folder.mkdir()
         step = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
         seen.append(run_step(folder, processes=1, **step))
+    assert difference(*seen) < TOLERANCE
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trainer", ["model"], indirect=True)
+def test_batches_of_bounded_tokens_equal_one_batch_of_the_same_rows(trainer, run_step, tmp_path, processes):
+    """Prevents: short rows that weigh more than long ones, because more of them fit a batch."""
+    lengths = trainer.checked_rows.lengths
+    budget = 2 * max(lengths)
+    batches = fill_batches(lengths, budget, processes, seed=0)
+    assert len({len(batch) for batch in batches}) > 1
+    seen = []
+    for count, arguments in (
+        (1, {"per_device_train_batch_size": len(lengths)}),
+        (
+            processes,
+            {
+                "max_batch_tokens": budget,
+                "gradient_accumulation_steps": len(batches) // processes,
+                "train_sampling_strategy": "random",
+            },
+        ),
+    ):
+        (tmp_path / str(len(seen))).mkdir()
+        seen.append(run_step(tmp_path / str(len(seen)), processes=count, **arguments))
     assert difference(*seen) < TOLERANCE

@@ -36,7 +36,7 @@ def rows_by_epoch(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance", "max_batch_tokens"])
 def test_two_processes_with_dropout_killed_in_epoch_two_see_every_row_once(start, pairs, strategy):
     """Prevents: 13 to 15 of 16 rows: processes whose dropout drew differently divided different orders among them."""
     start(2, "run", strategy, stop_at=6, check=False)

@@ -23,8 +23,9 @@ PICTURES = {"scores.png": "scores by topic", "gaps.png": "text minus speech", "l
 # Settings that the card names in a sentence or a row of its own, or that say nothing of the result.
 TOLD_ELSEWHERE = {
     "teacher_kind", "temperature", "kl_weight", "divergence", "hard_targets", "channels", "learning_rate", "max_steps",
-    "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "eval_strategy",
-    "eval_steps", "hub_base_model_id", "overwrite_repository", "metric_for_best_model", "greater_is_better",
+    "num_train_epochs", "per_device_train_batch_size", "max_batch_tokens", "gradient_accumulation_steps", "seed",
+    "eval_strategy", "eval_steps", "hub_base_model_id", "overwrite_repository", "metric_for_best_model",
+    "greater_is_better",
 }  # fmt: skip
 
 

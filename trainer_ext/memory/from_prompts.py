@@ -24,6 +24,8 @@ def plan_prompts(
     """
     longest = [prompt + answer_tokens for prompt in longest_prompts]
     many = training.per_device_train_batch_size
+    if training.max_batch_tokens is not None:
+        many = max(1, training.max_batch_tokens // sum(longest))
     lengths = Lengths(
         tokens=many * sum(longest), scored=many * len(longest) * answer_tokens, questions=many,
         teacher_tokens=many * max(longest), teacher_scored=many * answer_tokens,

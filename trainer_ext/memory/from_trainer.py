@@ -32,10 +32,13 @@ def plan_training(trainer: CrossModalDistillTrainer, model: ModelArguments, soft
 
 
 def measure_longest(trainer: CrossModalDistillTrainer) -> Lengths:
-    """Measure a micro-batch of the longest rows."""
+    """Measure a micro-batch of the longest rows; with `max_batch_tokens`, the longest micro-batch."""
     lengths = trainer.checked_rows.lengths
-    longest = sorted(range(len(lengths)), key=lengths.__getitem__)
-    numbers = longest[-trainer.args.per_device_train_batch_size :]
+    if trainer.args.max_batch_tokens is not None:
+        numbers = max(trainer.token_batches, key=lambda batch: sum(lengths[number] for number in batch))
+    else:
+        longest = sorted(range(len(lengths)), key=lengths.__getitem__)
+        numbers = longest[-trainer.args.per_device_train_batch_size :]
     rows = [trainer.train_dataset[number] for number in numbers]
     return Lengths.from_batch(trainer.data_collator(rows))
 
