@@ -115,7 +115,7 @@ def run_graft(arguments: OmniArguments, rows: DatasetDict, folders: StageFolders
     states = compare_encoder(encoder, folders.target, decode_speech(longest["speech"], longest["id"]))
     return {
         "largest difference of text logits": compare_text(text, folders.target),
-        **{f"relative difference of Whisper's states, {name}": f"{value:.2g}" for name, value in states.items()},
+        **{f"relative difference of Whisper's states ({name})": f"{value:.2g}" for name, value in states.items()},
     }
 
 
