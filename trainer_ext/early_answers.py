@@ -19,8 +19,7 @@ from typing import Any
 
 from trainer_ext.recipe_words import RecipeWords
 
-PROJECT = Path(__file__).parents[1]
-FOLDERS = ("data_builders", "recipes", "trainer_ext")
+PACKAGES = [Path(__file__).parents[1] / name for name in ("data_builders", "trainer_ext")]
 LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")  # that decide on arguments and their defaults
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str}  # others are checked by the recipe itself
 TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
@@ -82,8 +81,8 @@ def locate_cache(recipe: Path) -> Path:
     """Return the file for a recipe, the installed libraries and this project's files as they are."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossmodal-kd"
     facts = [str(recipe.resolve()), sys.version, *(importlib.metadata.version(library) for library in LIBRARIES)]
-    for folder in FOLDERS:
-        for file in sorted((PROJECT / folder).rglob("*.py")):
+    for folder in (*PACKAGES, recipe.resolve().parent):  # an installed package has no recipes
+        for file in sorted(folder.rglob("*.py")):
             stat = file.stat()
             facts.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
     return base / f"{recipe.stem}-{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:16]}.json"

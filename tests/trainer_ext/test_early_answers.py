@@ -118,13 +118,15 @@ def test_a_damaged_cache_is_no_answer(tmp_path, monkeypatch):
 
 def test_a_changed_file_or_version_is_answered_anew(tmp_path, monkeypatch):
     """Prevents: the arguments of yesterday's code or of another transformers."""
-    (tmp_path / "trainer_ext").mkdir()
-    file = tmp_path / "trainer_ext" / "arguments.py"
-    file.write_text("a = 1")
-    monkeypatch.setattr(early_answers, "PROJECT", tmp_path)
-    places = [locate_cache(RECIPE)]
-    file.write_text("a = 12")
-    places.append(locate_cache(RECIPE))
+    package, recipe = tmp_path / "trainer_ext" / "arguments.py", tmp_path / "recipes" / "mine.py"
+    for file in (package, recipe):
+        file.parent.mkdir()
+        file.write_text("a = 1")
+    monkeypatch.setattr(early_answers, "PACKAGES", [package.parent])
+    places = [locate_cache(recipe)]
+    for file in (package, recipe):
+        file.write_text("a = 12")
+        places.append(locate_cache(recipe))
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
-    places.append(locate_cache(RECIPE))
-    assert len(set(places)) == 3
+    places.append(locate_cache(recipe))
+    assert len(set(places)) == 4
