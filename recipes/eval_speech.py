@@ -24,8 +24,7 @@ import yaml
 from accelerate import PartialState
 
 from data_builders.arguments import DataArguments
-from data_builders.causal_lm import TeacherSettings
-from data_builders.hub.ids import public_name, split_revision
+from data_builders.hub.ids import public_name
 from data_builders.pairs import load_pairs
 from data_builders.pretrained import load_config
 from data_builders.storage.dataset_folder import load_dataset_folder
@@ -54,9 +53,8 @@ from trainer_ext.evaluation.run import (
 )
 from trainer_ext.evaluation.scoring import Cell, read_scores
 from trainer_ext.evaluation.sources.base import AnswerSource
-from trainer_ext.evaluation.sources.openai_server import ServerSource
-from trainer_ext.evaluation.sources.student import LoadSettings, SharedStudent
-from trainer_ext.evaluation.sources.text_llm import TextLLMSource
+from trainer_ext.evaluation.sources.from_arguments import BASE, make_sources, read_teacher
+from trainer_ext.evaluation.sources.student import LoadSettings
 from trainer_ext.evaluation.spoken_answers import measure_spoken_answers
 from trainer_ext.evaluation.summary import round_estimate
 from trainer_ext.evaluation.tables import show_scores
@@ -67,7 +65,6 @@ from trainer_ext.students.base import SpeakingFamily
 from trainer_ext.students.registry import load_student_family
 
 TINY_LAB = Path(__file__).parent / "configs" / "eval" / "tiny.yaml"
-BASE = "base"
 NAMED_BY = (
     "model_name_or_path", "other_models", "teacher_model_name_or_path", "server_base_url", "benchmarks", "dataset_name",
     "run_config",
@@ -273,49 +270,6 @@ def select_pairs(rows: Any, name: str, evaluation: EvaluationArguments, max_new_
         raise ValueError(f"{name} has no held-out row with speech")
     rows = rows.select(spoken[: evaluation.max_items])
     return make_pairs_benchmark(rows, name, evaluation.evaluator or "", max_new_tokens)
-
-
-def make_sources(models: ModelsArguments) -> list[AnswerSource]:
-    """Return the models of a report, those of one base beside each other; nothing is loaded yet."""
-    sources: list[AnswerSource] = []
-
-    def share(name: str, revision: str) -> SharedStudent:
-        return SharedStudent(LoadSettings(name, revision, models.dtype, models.load_in_4bit))
-
-    if models.model_name_or_path is not None:
-        shared = share(models.model_name_or_path, models.model_revision)
-        sources.append(shared.make_source(BASE, batch_size=models.batch_size))
-        for adapter in models.adapters:
-            sources.append(shared.make_source(name_model(adapter, sources), adapter, batch_size=models.batch_size))
-    for name in models.other_models:
-        label = name_model(name, sources)
-        name, revision = split_revision(name, "main")
-        sources.append(share(name, revision or "main").make_source(label, batch_size=models.batch_size))
-    if models.server_base_url is not None:
-        assert models.server_model is not None
-        label = name_model(f"{models.server_model} at a server", sources)
-        sources.append(
-            ServerSource(
-                label, models.server_base_url, models.server_model, models.server_concurrency, models.server_takes_audio
-            )
-        )
-    if models.teacher_model_name_or_path is not None:
-        settings = read_teacher(models, models.teacher_model_name_or_path)
-        sources.append(TextLLMSource(name_model("teacher", sources), settings, models.batch_size))
-    return sources
-
-
-def read_teacher(models: ModelsArguments, name_or_path: str) -> TeacherSettings:
-    """Return how the text LLM is loaded."""
-    return TeacherSettings(name_or_path, models.teacher_model_revision, models.dtype, models.teacher_load_in_4bit)
-
-
-def name_model(name_or_path: str, others: list[AnswerSource]) -> str:
-    """Return the last part of a name, or all of it, or that with a number, unlike any other model's."""
-    taken = {source.label for source in others}
-    candidates = [name_or_path.rstrip("/").rpartition("/")[2], name_or_path]
-    candidates += [f"{name_or_path} ({number})" for number in range(2, len(taken) + 3)]
-    return next(label for label in candidates if label not in taken)
 
 
 def list_overall(evaluation: EvaluationArguments) -> dict[str, list[str]]:

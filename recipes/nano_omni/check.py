@@ -15,11 +15,11 @@ from trainer_ext.evaluation.benchmarks.own_data import make_pairs_benchmark
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
 from trainer_ext.evaluation.judge_free_stage import TextLLM, measure_students
 from trainer_ext.evaluation.run import EvaluationPlan, collect_answers, report_answers
+from trainer_ext.evaluation.sources.from_arguments import BASE
 from trainer_ext.evaluation.sources.student import LoadSettings, SharedStudent
 from trainer_ext.evaluation.sources.text_llm import TextLLMSource
 from trainer_ext.evaluation.tables import show_scores
 
-BASE = "base"
 QUESTIONS, REPEATED = "held-out questions", "clips to repeat"
 
 

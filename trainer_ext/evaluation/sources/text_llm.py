@@ -18,7 +18,7 @@ from trainer_ext.evaluation.sources.base import Asked
 class TextLLMSource:
     """A causal LM with its chat template."""
 
-    modalities = ("text",)
+    modalities: tuple[str, ...] = ("text",)
     refuses_for_good = True
 
     def __init__(self, label: str, settings: TeacherSettings, batch_size: int = 16) -> None:
