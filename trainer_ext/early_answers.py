@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data_builders.storage.atomic import write_atomic
 from trainer_ext.recipe_words import RecipeWords
 
 PACKAGES = [Path(__file__).parents[1] / name for name in ("data_builders", "trainer_ext")]
@@ -26,7 +27,7 @@ TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
 PLACES = ("questions", "dataset_name", "model_name_or_path", "teacher_model_name_or_path", "adapter")
 SETTINGS = ("prog", "always", "positional", "named_by", "alternatives", "own")
 
-_recipe: Path | None = None  # the one that is running
+_cache: Path | None = None  # of the recipe that is running
 
 
 def answer_early(name: str, file: str) -> None:
@@ -35,13 +36,12 @@ def answer_early(name: str, file: str) -> None:
     Args:
         name, file: `__name__` and `__file__` of the recipe.
     """
-    global _recipe
+    global _cache
     if name != "__main__":
         return
-    _recipe = Path(file)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no cache, or a damaged one
-        cached = json.loads(locate_cache(_recipe).read_text(encoding="utf-8"))
-        parser = EarlyParser(cached)
+        _cache = locate_cache(Path(file))
+        parser = EarlyParser(json.loads(_cache.read_text(encoding="utf-8")))
         check_places(parser, vars(parser.parse_args(parser.read_words(sys.argv[1:]))))
 
 
@@ -63,18 +63,13 @@ class EarlyParser(RecipeWords):
 
 def remember(parser: RecipeWords) -> None:
     """Write the description of a running recipe's arguments, unless it is there."""
-    global _recipe
-    recipe, _recipe = _recipe, None
-    if recipe is None:
+    global _cache
+    file, _cache = _cache, None
+    if file is None or file.is_file():
         return
     with contextlib.suppress(OSError):  # a home that cannot be written to
-        file = locate_cache(recipe)
-        if file.is_file():
-            return
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}")
-        partial.write_text(json.dumps(describe_parser(parser)), encoding="utf-8")
-        partial.replace(file)
+        write_atomic(file, json.dumps(describe_parser(parser)).encode())
 
 
 def locate_cache(recipe: Path) -> Path:

@@ -247,7 +247,7 @@ class CrossModalDistillTrainer(PushingTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """Return a sampler whose order depends on seed and epoch alone; see length_sampler.py."""
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        seed = self._order_seed
         if self.args.max_batch_tokens is not None:
             return TokenBudgetSampler(
                 self.token_batches, self.args.world_size, self.args.process_index, seed, self._current_epoch
@@ -267,9 +267,12 @@ class CrossModalDistillTrainer(PushingTrainer):
     @functools.cached_property
     def token_batches(self) -> list[list[int]]:
         """The micro-batches of `max_batch_tokens`, of all processes."""
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         multiple = self.args.world_size * self.args.gradient_accumulation_steps
-        return fill_batches(self.checked_rows.lengths, self.args.max_batch_tokens, multiple, seed)
+        return fill_batches(self.checked_rows.lengths, self.args.max_batch_tokens, multiple, self._order_seed)
+
+    @property
+    def _order_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def _current_epoch(self) -> int:
         return int((self.state.epoch or 0) + 1e-6)  # it is a sum of fractions

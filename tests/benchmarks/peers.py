@@ -53,7 +53,12 @@ from trainer_ext.students.qwen2_5_omni import Qwen2_5OmniStudent
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.support.lab import write_every  # noqa: E402
+
+RECIPES = ROOT / "recipes"
 TINY = RECIPES / "configs" / "tiny.yaml"
 OURS = ("live", "stored", "none")
 CONTESTANTS = ("afternoon", "careful", "sft", "gkd", *OURS)
@@ -169,12 +174,26 @@ def load_peers_teacher(setting: Setting) -> Any:
     return AutoModelForCausalLM.from_pretrained(name, dtype=setting.model.dtype).to(setting.device).eval()
 
 
-def run_written(setting: Setting, turns: Turns, pad_seconds: int | None) -> None:
-    """Train as one would write it in an afternoon."""
+def run_loop(setting: Setting, turns: Turns, backward: Callable[[Any, Any, list[dict]], None]) -> None:
+    """Train by a loop of one's own.
+
+    Args:
+        backward: adds the gradients of a step's rows, given student and teacher.
+    """
     student, teacher, args = load_peers_student(setting), load_peers_teacher(setting), setting.training
     optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=args.learning_rate)
     for rows in iterate_batches(setting):
         turns.begin_step()
+        backward(student, teacher, rows)
+        torch.nn.utils.clip_grad_norm_(student.parameters(), args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def run_written(setting: Setting, turns: Turns, pad_seconds: int | None) -> None:
+    """Train as one would write it in an afternoon."""
+
+    def backward(student: Any, teacher: Any, rows: list[dict]) -> None:
         for channel in ("t2t", "s2t"):
             batch = move(encode_channel(setting.family, rows, channel, pad_seconds), setting.device)
             written = move(encode_channel(setting.family, rows, "t2t", None), setting.device)
@@ -182,31 +201,27 @@ def run_written(setting: Setting, turns: Turns, pad_seconds: int | None) -> None
             with torch.no_grad():
                 teacher_logits = teacher(**written).logits
             student_logits = student(**batch).logits
-            distill(student_logits, labels, teacher_logits, teacher_labels, args).backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), args.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+            distill(student_logits, labels, teacher_logits, teacher_labels, setting.training).backward()
+
+    run_loop(setting, turns, backward)
 
 
 def run_gkd(setting: Setting, turns: Turns) -> None:
     """Train the text channel by the loss of TRL's GKD trainer, which knows no speech."""
     from trl.experimental.gkd import GKDTrainer  # warns at import
 
-    student, teacher, args = load_peers_student(setting), load_peers_teacher(setting), setting.training
-    optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=args.learning_rate)
-    for rows in iterate_batches(setting):
-        turns.begin_step()
+    def backward(student: Any, teacher: Any, rows: list[dict]) -> None:
         batch = move(encode_channel(setting.family, rows, "t2t", None), setting.device)
         labels = batch.pop("labels")
         with torch.no_grad():
             teacher_logits = teacher(**batch).logits
         student_logits = student(**batch).logits
+        temperature = setting.training.temperature
         GKDTrainer.generalized_jsd_loss(
-            student_logits[:, :-1], teacher_logits[:, :-1], labels[:, 1:], beta=0, temperature=args.temperature
+            student_logits[:, :-1], teacher_logits[:, :-1], labels[:, 1:], beta=0, temperature=temperature
         ).backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), args.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+
+    run_loop(setting, turns, backward)
 
 
 def iterate_batches(setting: Setting) -> Iterator[list[dict]]:
@@ -284,18 +299,11 @@ def parse(words: list[str]) -> tuple[ModelArguments, DataArguments, SoftTargetAr
     return RecipeParser(kinds, alternatives=[("dataset_name", "questions")]).parse_args_and_config(words)
 
 
-def write_few_questions(folder: Path) -> Path:
-    """Write every twentieth question of the lab."""
-    lines = (RECIPES / "tiny_lab" / "questions.jsonl").read_text().splitlines()[::20]
-    (folder / "questions.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    return folder / "questions.jsonl"
-
-
 def prepare(arguments: argparse.Namespace, words: list[str], folder: Path) -> list[str]:
     """Write the rows, and what a stored teacher says of them; returns the recipe's words for them."""
     words = ["--config", arguments.config, *words]
-    few = ["--questions", str(write_few_questions(folder)), "--recordings_per_question", "1"] if arguments.smoke else []
-    model, data, _, _ = parse([*words, *few])
+    few = ["--questions", str(write_every(20, folder / "questions.jsonl")), "--recordings_per_question", "1"]
+    model, data, _, _ = parse([*words, *(few if arguments.smoke else [])])
     rows = load_pairs(data, model.teacher)["train"]
     rows = rows.select(range(min(arguments.rows, len(rows))))
     if arguments.speech_seconds:

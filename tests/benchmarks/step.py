@@ -12,6 +12,7 @@ compare, in turns in one run, rows packed into one (what trains) with rows padde
 import argparse
 import functools
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -37,7 +38,12 @@ from trainer_ext.students.distill_forward import DistillOutput
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.trainer import CrossModalDistillTrainer
 
-TINY = Path(__file__).parents[2] / "recipes" / "configs" / "tiny.yaml"
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.support.lab import write_every  # noqa: E402
+
+TINY = ROOT / "recipes" / "configs" / "tiny.yaml"
 WARM_UP_STEPS = 5
 
 
@@ -80,14 +86,6 @@ def mix_lengths(rows: Dataset, seed: int = 0) -> Dataset:
     return rows.map(pause, with_indices=True)
 
 
-def write_few_questions() -> Path:
-    """Write every twentieth question of the lab."""
-    file = Path(tempfile.mkdtemp()) / "questions.jsonl"
-    lines = (TINY.parents[1] / "tiny_lab" / "questions.jsonl").read_text().splitlines()[::20]
-    file.write_text("".join(f"{line}\n" for line in lines))
-    return file
-
-
 def load_trainer(arguments: argparse.Namespace) -> CrossModalDistillTrainer:
     parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig))
     words = ["--config", arguments.config, "--max_steps", str(arguments.steps + WARM_UP_STEPS)]
@@ -96,7 +94,8 @@ def load_trainer(arguments: argparse.Namespace) -> CrossModalDistillTrainer:
     words += ["--max_batch_tokens" if by_tokens else "--train_sampling_strategy", arguments.sampling]
     words += ["--disable_tqdm", "true", "--logging_steps", "1000", "--output_dir", "outputs/benchmarks/step"]
     if arguments.smoke:
-        words += ["--questions", str(write_few_questions()), "--recordings_per_question", "1"]
+        few = write_every(20, Path(tempfile.mkdtemp()) / "questions.jsonl")
+        words += ["--questions", str(few), "--recordings_per_question", "1"]
     model, data, soft, training = parser.parse_args_and_config(words)
     pairs = load_pairs(data, model.teacher)
     family = load_student_family(model.model_name_or_path)

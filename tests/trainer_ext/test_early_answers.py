@@ -113,7 +113,7 @@ def test_a_damaged_cache_is_no_answer(tmp_path, monkeypatch):
     for content in ("", "{}", "[]", '{"prog": 1}'):
         file.write_text(content)
         early_answers.answer_early("__main__", str(RECIPE))
-    monkeypatch.setattr(early_answers, "_recipe", None)
+    monkeypatch.setattr(early_answers, "_cache", None)
 
 
 def test_a_changed_file_or_version_is_answered_anew(tmp_path, monkeypatch):
