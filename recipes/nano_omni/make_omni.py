@@ -204,7 +204,7 @@ def shared_training_arguments(arguments: OmniArguments) -> dict[str, Any]:
         "use_cpu": not torch.cuda.is_available(),
         "bf16": arguments.bf16,
         "report_to": "none",
-        "disable_tqdm": False,
+        "disable_tqdm": False,  # unset, it follows the verbosity, which keep_libraries_quiet lowers
         "seed": arguments.seed,
     }
 
