@@ -65,6 +65,7 @@ def main() -> None:
         # This machine may lack the run's precision; the run itself checks its own.
         always=("--use_cpu", "true"),
         alternatives=[("dataset_name", "questions")],
+        opened=(),  # a plan is made before the data and the models are
     )
     keep_libraries_quiet()
     model, _, soft, training, plan = parser.parse_args_and_config()

@@ -24,8 +24,7 @@ PACKAGES = [Path(__file__).parents[1] / name for name in ("data_builders", "trai
 LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")  # that decide on arguments and their defaults
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str}  # others are checked by the recipe itself
 TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
-PLACES = ("questions", "dataset_name", "model_name_or_path", "teacher_model_name_or_path", "adapter")
-SETTINGS = ("prog", "always", "positional", "named_by", "alternatives", "own")
+SETTINGS = ("prog", "always", "positional", "named_by", "alternatives", "opened", "own")
 
 _cache: Path | None = None  # of the recipe that is running
 
@@ -120,8 +119,8 @@ def is_plain(value: Any) -> bool:
 
 
 def check_places(parser: RecipeWords, values: dict[str, Any]) -> None:
-    """Exit where an argument names a file or folder of this machine that does not exist."""
-    for key in PLACES:
+    """Exit where an argument names a file or folder of this machine that the recipe cannot open."""
+    for key in parser.opened:
         value = values.get(key)
         if isinstance(value, str) and is_path(value) and not Path(value).exists():
             parser.error(f"{key}: there is no {'file' if value.endswith(TABLES) else 'folder'} {value}")

@@ -6,6 +6,7 @@
 Both softmaxes at temperature 1, over the tokens of the responses that the rows have.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -84,7 +85,7 @@ class JudgeFreeMeter:
         pairs = pair_channels(batch, rows)
         if teacher is not None:
             text = (batch.channel_index[rows] == CHANNELS.index("t2t")).nonzero()[:, 0]
-            wanted = LiveTargets(teacher.teacher_index[text], teacher.hidden_states, teacher.lm_head_weight)
+            wanted = replace(teacher, teacher_index=teacher.teacher_index[text])
             self._add(sums, 0, batch.question_index[rows[text]], token_kl(wanted, hidden_states[text], head))
         if len(pairs.text):
             index = torch.arange(len(pairs.text), device=rows.device)

@@ -12,7 +12,7 @@ from typing import Any
 from trl import TrlParser
 
 from trainer_ext.early_answers import remember
-from trainer_ext.recipe_words import RecipeWords
+from trainer_ext.recipe_words import OPENED, RecipeWords
 
 LIBRARIES = ("transformers", "trl")
 TEACHER = "teacher_model_name_or_path"
@@ -23,7 +23,7 @@ class RecipeParser(RecipeWords, TrlParser):
 
     Args:
         dataclass_types: the dataclasses to fill.
-        default_config, always, alternatives, named_by, positional: see `RecipeWords`.
+        default_config, always, alternatives, named_by, opened, positional: see `RecipeWords`.
 
     Attributes:
         resolved: after parsing, every argument with its value; as YAML, a config that repeats the run.
@@ -36,11 +36,13 @@ class RecipeParser(RecipeWords, TrlParser):
         always: Sequence[str] = (),
         alternatives: Sequence[tuple[str, str]] = (),
         named_by: Sequence[str] = ("model_name_or_path",),
+        opened: Sequence[str] = OPENED,
         positional: Sequence[str] = (),
     ) -> None:
         TrlParser.__init__(self, list(dataclass_types), allow_abbrev=False)
         self.default_config = default_config
         self.always, self.positional, self.named_by, self.alternatives = always, positional, named_by, alternatives
+        self.opened = opened
         self.own = sorted(find_own_fields(dataclass_types))
         self.resolved: dict[str, Any] = {}
 

@@ -15,6 +15,7 @@ import yaml
 
 HELP_ALL = "--help_all"
 TRACEBACK = "--traceback"
+OPENED = ("questions", "dataset_name", "model_name_or_path", "teacher_model_name_or_path", "adapter")
 
 
 class ConfigLoader(yaml.SafeLoader):
@@ -41,6 +42,7 @@ class RecipeWords(argparse.ArgumentParser):
         positional: arguments that may be given without their names, in this order, before all others.
         named_by: arguments that say what a run is about; with one of them, the default config is not read.
         alternatives: pairs of arguments of which one is set: typing one unsets the file's other.
+        opened: arguments whose file or folder must exist, where the value can only be a path.
         own: the arguments that this project declares.
         config: the file that was read; None for none.
         typed: the arguments of the command line.
@@ -51,6 +53,7 @@ class RecipeWords(argparse.ArgumentParser):
     positional: Sequence[str] = ()
     named_by: Sequence[str] = ()
     alternatives: Sequence[tuple[str, str]] = ()
+    opened: Sequence[str] = OPENED
     own: Sequence[str] = ()
     config: Path | None = None
     typed: frozenset[str] = frozenset()

@@ -15,6 +15,7 @@ from trainer_ext.early_answers import EarlyParser, describe_parser, locate_cache
 from trainer_ext.parser import RecipeParser
 
 from ..support.lab import ROOT
+from ..support.run_script import run_script
 
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 RECIPE = ROOT / "recipes" / "doctor.py"
@@ -83,6 +84,17 @@ def test_a_path_that_is_not_there_is_refused_and_an_id_of_the_hub_is_not(value, 
         assert value in capsys.readouterr().err
     else:
         early_answers.check_places(parser, {"questions": value})
+
+
+def test_a_plan_is_made_before_its_data(capsys, tmp_path, monkeypatch):
+    """Prevents: a memory plan that asks for the data set which the plan is to decide on."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = ["--config", str(ROOT / "recipes/configs/tiny.yaml"), "--dataset_name", "not/made/yet", "--gpu", "24GB"]
+    for _ in range(2):  # the second time, the recipe's arguments are cached
+        said, refusal = run_script("plan_memory.py", words, monkeypatch, capsys)
+        assert not refusal
+        assert "fits 24 GB" in said
+    assert len(list(tmp_path.rglob("plan_memory-*.json"))) == 1
 
 
 def run_recipe(home, *words):

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from trainer_ext.loss.chunk_torch import TorchChunkLoss
 from trainer_ext.loss.divergences import TRITON_CODES
+from trainer_ext.loss.logit_transform import NO_TRANSFORM, LogitTransform
 from trainer_ext.loss.objective import PAPER_DEFAULTS, Objective
 from trainer_ext.loss.teacher_targets import (
     LiveChunk,
@@ -98,6 +99,7 @@ class _DistillationLoss(torch.autograd.Function):
                 teacher.hidden_states,
                 precision,
                 max((chunk.last - chunk.first + 1 for chunk in chunks), default=0),
+                teacher.transform,
             )
         ce, kl, entropy = (hidden_states.new_zeros(len(labels), dtype=precision) for _ in range(3))
         correct = torch.zeros_like(labels, dtype=torch.bool)
@@ -146,12 +148,14 @@ class Projection:
         hidden_states: Tensor,
         precision: torch.dtype,
         chunk_tokens: int,
+        transform: LogitTransform = NO_TRANSFORM,
     ) -> None:
         device = hidden_states.device.type
         if torch.is_autocast_enabled(device):
             lm_head_weight = lm_head_weight.to(torch.get_autocast_dtype(device))
         self.weight = lm_head_weight  # (V, H)
         self.hidden_states = hidden_states
+        self.transform = transform
         shape = (min(chunk_tokens, len(hidden_states)), len(lm_head_weight))
         self.logits = hidden_states.new_empty(shape, dtype=precision)
 
@@ -160,13 +164,15 @@ class Projection:
         hidden_states = self.hidden_states[tokens].to(self.weight.dtype)
         logits = self.logits[: len(hidden_states)]
         if self.weight.dtype == logits.dtype:
-            return torch.mm(hidden_states, self.weight.T, out=logits)
-        if hidden_states.is_cuda:  # accumulated and kept in float32
-            return torch.mm(hidden_states, self.weight.T, out_dtype=logits.dtype, out=logits)
-        return logits.copy_(hidden_states @ self.weight.T)
+            torch.mm(hidden_states, self.weight.T, out=logits)
+        elif hidden_states.is_cuda:  # accumulated and kept in float32
+            torch.mm(hidden_states, self.weight.T, out_dtype=logits.dtype, out=logits)
+        else:
+            logits.copy_(hidden_states @ self.weight.T)
+        return self.transform.apply_(logits)
 
     def backward(self, logits_grad: Tensor) -> Tensor:
-        """Return the gradient of the hidden states: (C, V) -> (C, H)."""
+        """Return the gradient of the hidden states of a head without a transform: (C, V) -> (C, H)."""
         return logits_grad.to(self.weight.dtype) @ self.weight
 
 

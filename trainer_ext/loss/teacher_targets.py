@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from trainer_ext.loss.logit_transform import NO_TRANSFORM, LogitTransform
+
 
 @dataclass
 class LiveTargets:
@@ -16,6 +18,7 @@ class LiveTargets:
     teacher_index: Tensor  # (N,), the teacher's token of each of the student's; every teacher token occurs
     hidden_states: Tensor  # (M, H_t)
     lm_head_weight: Tensor | None  # (V_t, H_t); None: the student's own
+    transform: LogitTransform = NO_TRANSFORM  # of states times head
 
 
 @dataclass

@@ -1,19 +1,25 @@
 """Any causal LM in memory as the teacher: unquantized or in 4-bit, beside the student, elsewhere, or offloaded."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import PartialState, cpu_offload
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 
 from data_builders.causal_lm import OFFLOAD, TeacherSettings, load_causal_lm
 from trainer_ext.checkpoints.identity import hash_weights
 from trainer_ext.loss.alignment import gather_response_states
+from trainer_ext.loss.logit_transform import LogitTransform
 from trainer_ext.loss.teacher_targets import LiveTargets
 from trainer_ext.teachers.prompts import TeacherPromptEncoder
+
+# Names in the configs of transformers.
+SCALES = ("logits_scaling", "logit_scale", "output_multiplier", "lm_head_multiplier")
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "softcap")
 
 
 class LiveTeacher:
@@ -24,7 +30,7 @@ class LiveTeacher:
         encoder: with the model's own tokenizer and chat template.
 
     Raises:
-        ValueError: the model's logits are not its last hidden states times its head (soft-capped, scaled or shifted).
+        ValueError: the model's logits are not its last hidden states times its head, scaled or soft-capped.
     """
 
     kind = "model"
@@ -33,7 +39,7 @@ class LiveTeacher:
         self.model = model.eval().requires_grad_(False)
         self.encoder = encoder
         self.lm_head_weight = read_head(model)  # (V_t, H_t)
-        self.check_head()
+        self.transform = self.find_transform()
 
     @classmethod
     def from_pretrained(
@@ -83,7 +89,8 @@ class LiveTeacher:
             self.forward(teacher_inputs["teacher_input_ids"], teacher_inputs["teacher_attention_mask"]),
             teacher_inputs["teacher_labels"],
         )
-        return LiveTargets(teacher_index, hidden_states.to(self.lm_head_weight.device), self.lm_head_weight)
+        head = self.lm_head_weight
+        return LiveTargets(teacher_index, hidden_states.to(head.device), head, self.transform)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the last hidden states on the device of the inputs: (Q, T'), (Q, T') -> (Q, T', H_t)."""
@@ -96,20 +103,24 @@ class LiveTeacher:
         return hidden.last_hidden_state.to(input_ids.device)
 
     @torch.no_grad()
-    def check_head(self) -> None:
-        """Compare the model's own logits of a few tokens with hidden states times head."""
+    def find_transform(self) -> LogitTransform:
+        """Return what turns hidden states times head into the model's own logits, seen on a few tokens."""
         ids = torch.arange(1, 5, device=self.model.device)[None]
         expected = self.model(input_ids=ids, use_cache=False).logits[0].float()
         hidden_states = self.forward(ids, torch.ones_like(ids))[0]
         weight = self.lm_head_weight
-        logits = (hidden_states.to(weight.device, weight.dtype) @ weight.T).float()
+        expected = expected.to(weight.device)
+        product = (hidden_states.to(weight.device, weight.dtype) @ weight.T).float()
         # Equal up to the order of summation; even a gentle soft cap moves the largest logit by more.
         tolerance = 1e-4 if weight.dtype == torch.float32 else 1e-2
-        if (logits - expected.to(logits.device)).abs().max() > tolerance * expected.abs().max():
-            raise ValueError(
-                f"{self.model.name_or_path} changes its logits after the head (soft-capping, a scale or a bias), which "
-                "this loss does not compute; choose another teacher, or store its soft targets from a server"
-            )
+        for transform in list_transforms(self.model.config):
+            logits = transform.apply_(product.clone())
+            if (logits - expected).abs().max() <= tolerance * expected.abs().max():
+                return transform
+        raise ValueError(
+            f"{self.model.name_or_path} changes its logits after the head by more than a scale or a soft cap of its "
+            "config, which this loss does not compute; choose another teacher, or store its soft targets from a server"
+        )
 
 
 def read_head(model: PreTrainedModel) -> Tensor:
@@ -117,3 +128,16 @@ def read_head(model: PreTrainedModel) -> Tensor:
     module = model.get_output_embeddings()
     with align_module_device(module):
         return module.weight.detach()
+
+
+def list_transforms(config: PretrainedConfig) -> Iterator[LogitTransform]:
+    """Yield every transform that the numbers of a config can mean, none last.
+
+    Granite divides by its `logits_scaling`, other models multiply by theirs. Small logits do not show a soft cap.
+    """
+    text = config.get_text_config()
+    scales = [float(value) for name in SCALES if (value := getattr(text, name, None))]
+    caps = [float(value) for name in SOFT_CAPS if (value := getattr(text, name, None))]
+    for scale in (*scales, *(1 / scale for scale in scales), 1.0):
+        for cap in (*caps, None):
+            yield LogitTransform(scale, cap)

@@ -39,7 +39,8 @@ class TopKScorer:
         hidden = self.teacher.forward(batch["input_ids"], batch["attention_mask"])
         hidden_states = gather_response_states(hidden, batch["labels"])
         chunk_tokens = min(CHUNK_TOKENS, len(hidden_states))
-        projection = Projection(self.lm_head_weight, hidden_states, torch.float32, chunk_tokens)
+        transform = self.teacher.transform
+        projection = Projection(self.lm_head_weight, hidden_states, torch.float32, chunk_tokens, transform)
         chunks = [
             keep_top_k(projection.project(slice(start, start + CHUNK_TOKENS)), self.k, self.temperatures)
             for start in range(0, len(hidden_states), CHUNK_TOKENS)

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainer_ext.loss import distillation
 from trainer_ext.loss.alignment import IGNORE_INDEX, gather_response_labels, gather_response_states
 from trainer_ext.loss.distillation import distillation_loss
+from trainer_ext.loss.logit_transform import NO_TRANSFORM, LogitTransform
 from trainer_ext.loss.objective import Objective
 from trainer_ext.loss.teacher_targets import LiveTargets, StoredTargets
 
@@ -75,20 +77,22 @@ def make_inputs(tokens=37, hidden=24, rows=101, teacher_hidden=40, teacher_rows=
     )
 
 
-def live(states, head):
-    return LiveTargets(torch.arange(len(states)), states, head)
+def live(states, head, transform=NO_TRANSFORM):
+    return LiveTargets(torch.arange(len(states)), states, head, transform)
 
 
-def assert_equals_naive(inputs, objective, k, chunk_tokens, dtype, tolerance, train_head=True):
+def assert_equals_naive(inputs, objective, k, chunk_tokens, dtype, tolerance, train_head=True, transform=NO_TRANSFORM):
     """Compare values and both gradients with float64, for a live teacher (k None) or a stored one."""
     # What is compared is the arithmetic, so both sides start from the numbers that `dtype` can hold.
     states, head, labels, teacher_states, teacher_head = (
         x.to(dtype).double() if x.is_floating_point() else x for x in inputs
     )
     exact_states, exact_head = states.clone().requires_grad_(), head.clone().requires_grad_()
-    teacher_logits = teacher_states @ teacher_head.T
+    teacher_logits = transform.scale * (teacher_states @ teacher_head.T)
+    if transform.soft_cap is not None:
+        teacher_logits = transform.soft_cap * torch.tanh(teacher_logits / transform.soft_cap)
     shared = min(len(head), len(teacher_head))
-    signal, kept = live(teacher_states.to(dtype), teacher_head.to(dtype)), None
+    signal, kept = live(teacher_states.to(dtype), teacher_head.to(dtype), transform), None
     if k is not None:
         stored = store(teacher_logits, min(k, shared), objective.temperature, signal.teacher_index, shared)
         kept = stored.ids
@@ -116,6 +120,20 @@ def test_equals_a_naive_float64_computation_in_value_and_gradient(divergence, k,
     inputs = make_inputs(teacher_rows=teacher_rows)
     assert_equals_naive(inputs, objective, k, 16, torch.float32, 1e-5)
     assert_equals_naive(inputs, objective, k, 16, torch.bfloat16, 1e-2)
+
+
+@pytest.mark.parametrize("kernels", [False, True], ids=["torch", "interpreted_kernels"])
+@pytest.mark.parametrize("transform", [LogitTransform(1 / 8), LogitTransform(soft_cap=3.0), LogitTransform(2.0, 5.0)])
+def test_a_teachers_scale_and_soft_cap_equal_a_naive_float64_computation(transform, kernels, monkeypatch):
+    """Prevents: the divergence from a sharper or flatter teacher than a Gemma or a Granite is."""
+    if kernels:
+        pytest.importorskip("triton")
+        from trainer_ext.loss.chunk_triton import TritonChunkLoss
+
+        monkeypatch.setattr(distillation, "choose_chunk_loss", lambda _, objective: TritonChunkLoss(objective))
+    objective = Objective(kl_weight=0.7, temperature=1.7, divergence="forward_kl")
+    inputs = make_inputs(teacher_rows=120)
+    assert_equals_naive(inputs, objective, None, 16, torch.float32, 1e-5, transform=transform)
 
 
 @settings(max_examples=80, deadline=None)

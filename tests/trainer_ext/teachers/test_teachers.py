@@ -9,7 +9,7 @@ import torch
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from datasets import Value, concatenate_datasets, load_from_disk
 from peft import LoraConfig
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPTJConfig, GPTJForCausalLM, GraniteConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
@@ -18,6 +18,8 @@ from tests.support.soft_targets import make_soft_targets
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.loading.student import count_linear_classes
 from trainer_ext.loading.zero3 import shards_parameters, without_zero3_init
+from trainer_ext.loss.distillation import Projection
+from trainer_ext.loss.logit_transform import LogitTransform
 from trainer_ext.row_validation import check_rows
 from trainer_ext.teachers.live import LiveTeacher
 from trainer_ext.teachers.stored import SoftTargets, StoredTeacher
@@ -94,23 +96,41 @@ def test_a_4_bit_teacher_is_close_and_keeps_its_head_unquantized(make_trainer, t
     assert loss_and_gradient(trainer, batch)[0] == pytest.approx(whole, rel=0.2)
 
 
-def test_a_teacher_with_soft_capped_logits_is_refused(teacher):
-    """Prevents: the divergence from another model: such logits are not states times head."""
-    config = Gemma2Config(
-        vocab_size=100,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        final_logit_softcapping=30.0,
-    )
+SIZES = {
+    "vocab_size": 100, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+TRANSFORMED = {
+    "gemma2": (Gemma2Config(**SIZES, head_dim=16, final_logit_softcapping=30.0), LogitTransform(soft_cap=30.0)),
+    "granite": (GraniteConfig(**SIZES, logits_scaling=8.0), LogitTransform(1 / 8)),
+    "cohere": (CohereConfig(**SIZES, logit_scale=0.0625, pad_token_id=0), LogitTransform(0.0625)),
+}
+
+
+@pytest.mark.parametrize("head", [1.0, 0.01], ids=["large_logits", "small_logits"])
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_a_teachers_targets_are_its_own_logits(name, head, teacher):
+    """Prevents: the divergence from another model than the teacher, whose logits are scaled or soft-capped."""
+    config, expected = TRANSFORMED[name]
     torch.manual_seed(0)
-    capped = Gemma2ForCausalLM(config)
-    capped.get_output_embeddings().weight.data.normal_()  # logits of up to 20 or so
+    model = AutoModelForCausalLM.from_config(config)
+    model.get_output_embeddings().weight.data.normal_().mul_(head)  # logits of up to 20 or so, times `head`
+    live = LiveTeacher(model, teacher.encoder)
+    assert live.transform == expected
+    ids = torch.randint(100, (1, 7))
+    inputs = {"teacher_input_ids": ids, "teacher_attention_mask": torch.ones_like(ids), "teacher_labels": ids}
+    targets = live.targets(inputs, torch.arange(6))
+    weight = targets.lm_head_weight
+    logits = Projection(weight, targets.hidden_states, torch.float32, 6, targets.transform).project(slice(0, 6))
+    assert torch.allclose(logits, model(ids).logits[0, :-1], atol=1e-5)
+
+
+def test_a_teacher_with_a_bias_after_its_head_is_refused(teacher):
+    """Prevents: the divergence from another model: such logits are not states times head, scaled or capped."""
+    model = GPTJForCausalLM(GPTJConfig(vocab_size=100, n_embd=32, n_layer=1, n_head=2, rotary_dim=8, n_positions=64))
+    model.lm_head.bias.data.normal_()
     with pytest.raises(ValueError, match="changes its logits after the head"):
-        LiveTeacher(capped, teacher.encoder)
+        LiveTeacher(model, teacher.encoder)
 
 
 @pytest.mark.parametrize("more", [128, -16])
