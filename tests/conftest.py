@@ -24,6 +24,7 @@ from tests.support.quiet_training import QUIET
 from tests.support.servers import serve_speech, serve_teacher
 from tests.support.soft_targets import make_soft_targets
 from tests.support.tiny_omni import save_tiny_omni
+from tests.support.tiny_qwen2_audio import save_tiny_qwen2_audio
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.teachers.live import LiveTeacher
@@ -101,6 +102,12 @@ def speech_server():
 def tiny_omni(tmp_path_factory) -> Path:
     """A full Qwen2.5-Omni in the published layout."""
     return save_tiny_omni(tmp_path_factory.mktemp("omni") / "tiny-omni")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2_audio(tmp_path_factory) -> Path:
+    """A Qwen2-Audio in the published layout."""
+    return save_tiny_qwen2_audio(tmp_path_factory.mktemp("qwen2_audio") / "tiny-qwen2-audio")
 
 
 @pytest.fixture

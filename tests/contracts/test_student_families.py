@@ -12,14 +12,17 @@ from trainer_ext.pair_batch import PairBatch
 from trainer_ext.students.distill_forward import HiddenStatesRequest, install_distill_forward
 from trainer_ext.students.registry import STUDENTS, find_student_family, load_student_family
 
+PUBLISHED = {"qwen2_5_omni": "tiny_omni", "qwen2_audio": "tiny_qwen2_audio"}
+REAL = [*PUBLISHED, "qwen2_5_omni_thinker"]
+
 
 @pytest.fixture
 def load(request, monkeypatch):
     """Load a family by its registered model type; returns it with its checkpoint."""
 
     def load_family(name):
-        if name == "qwen2_5_omni":
-            checkpoint = str(request.getfixturevalue("tiny_omni"))
+        if name in PUBLISHED:
+            checkpoint = str(request.getfixturevalue(PUBLISHED[name]))
         elif name == "qwen2_5_omni_thinker":
             checkpoint = STUDENT
         else:
@@ -74,9 +77,6 @@ def check_model(family, checkpoint, rows):
     install_distill_forward(model, family.packed_inputs)
     packed = model(**batch.model_inputs, distill=HiddenStatesRequest(batch.labels)).hidden_states
     assert (packed - expected).abs().max() < 1e-5 * expected.abs().max()
-
-
-REAL = ["qwen2_5_omni", "qwen2_5_omni_thinker"]
 
 
 def test_every_registered_family_is_checked():

@@ -54,6 +54,7 @@ def test_every_recipe_gets_a_memory_plan(plan, file):
         pytest.param("omni7b_lora", "24GB", marks=pytest.mark.slow),
         pytest.param("omni3b_qlora", "12GB", marks=pytest.mark.slow),
         pytest.param("omni3b_lora", "16GB", marks=pytest.mark.slow),
+        pytest.param("qwen2_audio_qlora", "16GB", marks=pytest.mark.slow),
     ],
 )
 def test_a_recipe_fits_the_gpu_in_its_header(plan, config, card):

@@ -1,4 +1,4 @@
-"""What a teacher does to states times head before its softmax: a scale (Granite, Cohere) or a soft cap (Gemma)."""
+"""The step between states times head and a teacher's softmax: a scale (Granite, Cohere) or a soft cap (Gemma)."""
 
 from dataclasses import dataclass
 

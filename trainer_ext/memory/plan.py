@@ -212,7 +212,8 @@ def measure_layers(
         short = copy.deepcopy(student)
         config: Any = short.get_text_config()
         config.num_hidden_layers = layers
-        config.layer_types = config.layer_types[:layers]
+        if types := getattr(config, "layer_types", None):
+            config.layer_types = (list(types) * layers)[:layers]  # also of a model with fewer layers
         empty_model = family.make_empty_model(short, precision.computing)
         peft_config = load_peft_config(model, family)
         if peft_config is not None:
