@@ -1,9 +1,10 @@
 """Validate every row before anything expensive starts; rows that cannot be trained on are set aside by reason."""
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ REQUIRED_COLUMNS = ("id", "system", "question", "channels")
 BY_LENGTH = ("group_by_length", "batch_rebalance")  # values of `train_sampling_strategy`
 STAGE = "training"
 SAMPLED_BYTES = 64  # at the end of every clip, by which another recording of the same size is told
+CLIPS_AT_ONCE = 256  # in memory: a shuffled or split data set copies its clips when they are read
 
 
 @dataclass
@@ -89,7 +91,9 @@ def check_rows(
     check_column_types(dataset.features, "the data set")
     if teacher is not None:
         teacher.check_student(student)
-    clips = sample_clips(dataset) if needs_speech else [StoredClip()] * len(dataset)
+    clips: Iterable[StoredClip] = (
+        sample_clips(dataset) if needs_speech else itertools.repeat(StoredClip(), len(dataset))
+    )
     checked, digest = CheckedRows(), hashlib.sha256()
     trained = dict.fromkeys(channels, 0)
     for number, (row, clip) in enumerate(
@@ -178,20 +182,19 @@ def count_tokens(
     return length
 
 
-def sample_clips(dataset: Dataset) -> list[StoredClip]:
-    """Return every clip, undecoded, with its size and a sample of its bytes."""
-    column = dataset.select_columns("speech").with_format("arrow")[:]["speech"]
-    content = pc.struct_field(column, "bytes")
-    sizes = pc.fill_null(pc.binary_length(content), 0).to_pylist()
-    tails = pc.binary_slice(content, -SAMPLED_BYTES, None).to_pylist()
-    paths = pc.struct_field(column, "path").to_pylist()
-    clips = []
-    for size, tail, path, cell in zip(sizes, tails, paths, column, strict=True):
-        if size:
-            clips.append(StoredClip(size, tail.hex(), cell))
-        else:
-            clips.append(StoredClip(1, describe_file(path), cell) if path else StoredClip())
-    return clips
+def sample_clips(dataset: Dataset) -> Iterator[StoredClip]:
+    """Yield every clip, undecoded, with its size and a sample of its bytes."""
+    for batch in dataset.select_columns("speech").with_format("arrow").iter(batch_size=CLIPS_AT_ONCE):
+        column = batch["speech"]
+        content = pc.struct_field(column, "bytes")
+        sizes = pc.fill_null(pc.binary_length(content), 0).to_pylist()
+        tails = pc.binary_slice(content, -SAMPLED_BYTES, None).to_pylist()
+        paths = pc.struct_field(column, "path").to_pylist()
+        for size, tail, path, cell in zip(sizes, tails, paths, column, strict=True):
+            if size:
+                yield StoredClip(size, tail.hex(), cell)
+            else:
+                yield StoredClip(1, describe_file(path), cell) if path else StoredClip()
 
 
 def describe_file(path: str) -> str:
