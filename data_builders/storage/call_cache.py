@@ -100,10 +100,11 @@ class CallCache:
         """Copy the values of another cache; a damaged one is left out with a line."""
         try:
             other = CallCache(file)
-            for key in set(missing) - set(other.missing(missing)):
-                value = other.get(key)
-                assert value is not None
-                self.put(key, value)
+            absent = set(other.missing(missing))
+            present = [key for key in missing if key not in absent]
+            for start in range(0, len(present), KEYS_PER_QUERY):
+                values = ((key, other.get(key)) for key in present[start : start + KEYS_PER_QUERY])
+                self.put_all({key: value for key, value in values if value is not None})
             other.close()
         except ValueError as error:
             print(f"left out: {error}", flush=True)
