@@ -7,6 +7,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from trainer_ext.collator import PairCollator
@@ -70,7 +71,9 @@ def collate(
     collator: PairCollator, rows: Rows, positions: list[int], batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield batches of the rows that can be encoded, in both channels, with their positions."""
-    for start in range(0, len(positions), batch_size):
+    hidden = not PartialState().is_main_process
+    starts = range(0, len(positions), batch_size)
+    for start in tqdm(starts, desc="forgetting and misalignment", unit="batch", disable=hidden):
         batch = {i: {**rows[i], "channels": ["t2t", "s2t"]} for i in positions[start : start + batch_size]}
         try:
             yield list(batch), collator(list(batch.values()))
