@@ -39,7 +39,9 @@ class OmniArguments:
     adapters: list[str] = HfArg(
         default_factory=list, help="Adapters of s2t_t2t.py on the adapted model, measured beside it."
     )
-    bf16: bool = HfArg(default=False, help="Train in bfloat16 autocast.")
+    bf16: bool = HfArg(
+        default=False, help="Train in bfloat16 autocast: on a GPU, or a CPU with avx512_bf16 or amx_bf16."
+    )
     seed: int = HfArg(default=0, help="Seed of tasks and order.")
 
     def __post_init__(self) -> None:
