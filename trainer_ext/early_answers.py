@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ PACKAGES = [Path(__file__).parents[1] / name for name in ("data_builders", "trai
 LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")  # that decide on arguments and their defaults
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str}  # others are checked by the recipe itself
 TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
+KEPT_SECONDS = 30 * 24 * 3600  # files of versions and checkouts that are in use are written again
 SETTINGS = ("prog", "always", "positional", "named_by", "alternatives", "opened", "own")
 
 _cache: Path | None = None  # of the recipe that is running
@@ -69,6 +71,9 @@ def remember(parser: RecipeWords) -> None:
     with contextlib.suppress(OSError):  # a home that cannot be written to
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(describe_parser(parser)).encode())
+        for other in file.parent.glob("*.json"):
+            if time.time() - other.stat().st_mtime > KEPT_SECONDS:
+                other.unlink()
 
 
 def locate_cache(recipe: Path) -> Path:

@@ -35,6 +35,7 @@ from transformers import TrainingArguments
 
 from data_builders.answers.fingerprint import fingerprint_model
 from data_builders.audio import decode_speech
+from data_builders.storage.call_cache import content_key
 from data_builders.storage.dataset_folder import load_dataset_folder
 from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig, ModelArguments
@@ -51,6 +52,7 @@ from trainer_ext.trainer import CrossModalDistillTrainer
 
 DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "nano" / "smollm2.yaml"
 SPLITS = ("train", "test")
+HASHED = ["id", "system", "question", "teacher_response", "channels", "speech_seconds"]
 SHOWN = 3  # held-out clips, and what is read in them
 
 
@@ -64,10 +66,11 @@ def main() -> None:
     rows = load_rows(arguments.dataset_names)
     runner = StageRunner(folder, arguments.overwrite_output_dir)
     runner.run("graft", describe_parts(arguments), lambda folders: run_graft(arguments, rows, folders))
+    heard = {"rows": hash_rows(rows)}
     if arguments.align_steps:
-        runner.run("align", choose(arguments, "align"), lambda folders: run_align(arguments, rows, folders))
+        runner.run("align", choose(arguments, "align") | heard, lambda folders: run_align(arguments, rows, folders))
     if arguments.adapt_steps:
-        runner.run("adapt", choose(arguments, "adapt"), lambda folders: run_adapt(arguments, rows, folders))
+        runner.run("adapt", choose(arguments, "adapt") | heard, lambda folders: run_adapt(arguments, rows, folders))
     report = check(
         str(runner.latest), arguments.adapters, arguments.text_model_name_or_path, rows["test"], folder / "check",
         arguments.max_new_tokens, arguments.seed,
@@ -102,8 +105,14 @@ def describe_parts(arguments: OmniArguments) -> dict[str, Any]:
 
 def choose(arguments: OmniArguments, stage: str) -> dict[str, Any]:
     """Return what the weights of a training stage depend on."""
-    shared = ("dataset_names", "seed", "bf16")
+    shared = ("seed", "bf16")
     return {name: value for name, value in asdict(arguments).items() if name.startswith(f"{stage}_") or name in shared}
+
+
+def hash_rows(rows: DatasetDict) -> str:
+    """Return a hash of all rows but their clips, of which it has the lengths."""
+    texts = {split: part.select_columns(HASHED).with_format("arrow")[:] for split, part in rows.items()}
+    return content_key({split: table.to_pydict() for split, table in texts.items()})
 
 
 def run_graft(arguments: OmniArguments, rows: DatasetDict, folders: StageFolders) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -126,6 +127,16 @@ def test_a_damaged_cache_is_no_answer(tmp_path, monkeypatch):
         file.write_text(content)
         early_answers.answer_early("__main__", str(RECIPE))
     monkeypatch.setattr(early_answers, "_cache", None)
+
+
+def test_a_cache_of_another_version_is_removed_after_a_month(tmp_path, monkeypatch):
+    """Prevents: a folder that grows with every update."""
+    monkeypatch.setattr(early_answers, "_cache", tmp_path / "ask-2.json")
+    for age, name in ((40, "ask-1.json"), (20, "doctor-1.json")):
+        (tmp_path / name).write_text("{}")
+        os.utime(tmp_path / name, times=(0, time.time() - age * 24 * 3600))
+    early_answers.remember(make_parser())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ask-2.json", "doctor-1.json"]
 
 
 def test_a_changed_file_or_version_is_answered_anew(tmp_path, monkeypatch):

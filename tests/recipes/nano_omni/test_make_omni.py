@@ -33,7 +33,7 @@ def words(pairs, tmp_path_factory):
     ]
 
 
-def test_a_text_llm_learns_to_hear_in_stages_that_are_run_once(words, monkeypatch, capsys):
+def test_a_text_llm_learns_to_hear_in_stages_that_are_run_once(words, tmp_path, monkeypatch, capsys):
     """Prevents: a stage that does not read what the one before has written."""
     said, error = run_script("nano_omni/make_omni.py", words, monkeypatch, capsys)
     assert error == ""
@@ -55,6 +55,12 @@ def test_a_text_llm_learns_to_hear_in_stages_that_are_run_once(words, monkeypatc
     assert (error, again.count("made before")) == ("", 3)
     _, error = run_script("nano_omni/make_omni.py", [*words, "--adapt_steps", "3"], monkeypatch, capsys)
     assert "adapt was made with other settings" in error
+    rows = load_from_disk(words[5])
+    DatasetDict(test=rows["test"], train=rows["train"].select(range(11))).save_to_disk(str(tmp_path / "rows"))
+    _, error = run_script(
+        "nano_omni/make_omni.py", [*words, "--dataset_names", str(tmp_path / "rows")], monkeypatch, capsys
+    )
+    assert "align was made with other settings" in error  # the data set was built again
 
 
 @pytest.mark.parametrize(
