@@ -12,7 +12,7 @@ from trainer_ext.pair_batch import PairBatch
 from trainer_ext.students.distill_forward import HiddenStatesRequest, install_distill_forward
 from trainer_ext.students.registry import STUDENTS, find_student_family, load_student_family
 
-PUBLISHED = {"qwen2_5_omni": "tiny_omni", "qwen2_audio": "tiny_qwen2_audio"}
+PUBLISHED = {"qwen2_5_omni": "tiny_omni", "qwen2_audio": "tiny_qwen2_audio", "qwen3_asr": "tiny_qwen3_asr"}
 REAL = [*PUBLISHED, "qwen2_5_omni_thinker"]
 
 

@@ -239,9 +239,13 @@ def count_weights(empty_model: PreTrainedModel, model: ModelArguments, family: S
     counted = {"language model": 0, "embeddings and head": 0, "audio tower": 0}
     ends = {empty_model.get_input_embeddings().weight, empty_model.get_output_embeddings().weight}
     unquantized = (*family.frozen_modules, family.head_module)
+    seen: set[nn.Parameter] = set()
     for name, module in empty_model.named_modules():
         is_linear = isinstance(module, nn.Linear) and not name.startswith(unquantized)
         for kind, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:  # a head that is tied to the embeddings
+                continue
+            seen.add(parameter)
             if parameter in ends:
                 part = "embeddings and head"
             elif name.startswith(family.frozen_modules):

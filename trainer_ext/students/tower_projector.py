@@ -1,0 +1,79 @@
+"""The layout that transformers gives most speech LLMs: audio_tower, multi_modal_projector, language_model, lm_head.
+
+A family of this layout is a subclass with its model class, its names on disk and what differs in its features. The
+audio tower and the projector stay as they are.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from data_builders.pretrained import WEIGHTS_ONLY, naming
+from trainer_ext.students.audio_chat_encoder import AudioChatEncoder
+from trainer_ext.students.base import ExportTarget
+from trainer_ext.students.empty_weights import place_empty_weights
+from trainer_ext.students.frozen_modules import freeze_modules
+from trainer_ext.students.packed_attention import PACKED_ATTENTION, check_packable
+
+
+class TowerProjectorStudent(AudioChatEncoder):
+    """A `StudentArchitecture` of this layout, and the encoder."""
+
+    loaded_class: ClassVar[type[PreTrainedModel]]
+    # LoRA on the language model only: a bare "q_proj" would also match the audio tower.
+    lora_target_modules = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    frozen_modules = ("model.audio_tower", "model.multi_modal_projector")
+    head_module = "lm_head"
+    language_module = "model.language_model"
+    unloaded_module = None
+    # Default attention by config: rows are packed in the language model only.
+    attention: ClassVar = {"text_config": PACKED_ATTENTION, "audio_config": "sdpa"}
+
+    @staticmethod
+    def read_config(config: PretrainedConfig) -> PretrainedConfig:
+        """Return the config itself."""
+        return config
+
+    def load_model(self, name_or_path: str, **from_pretrained: Any) -> PreTrainedModel:
+        """Load the model, audio tower and projector frozen."""
+        check_packable(self.config.get_text_config())
+        if from_pretrained.get("attn_implementation") in (None, PACKED_ATTENTION):
+            from_pretrained["attn_implementation"] = self.attention
+        with naming(name_or_path):
+            model = self.loaded_class.from_pretrained(name_or_path, **WEIGHTS_ONLY, **from_pretrained)
+        model.generation_config = GenerationConfig(
+            eos_token_id=self.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
+        )
+        freeze_modules(model, self.frozen_modules, "model.audio_tower")
+        return model
+
+    def load_unloaded_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return nothing: the whole model is in memory."""
+        return {}
+
+    @classmethod
+    def make_empty_model(cls, config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+        """Build the model with zero-memory placeholder weights."""
+        with torch.device("meta"):
+            model = cls.loaded_class(config).to(dtype)
+        model.set_attn_implementation(cls.attention)
+        return place_empty_weights(model)
+
+    @staticmethod
+    def packed_inputs(positions: Tensor, row_lengths: list[int]) -> dict[str, Any]:
+        """Return `position_ids` (1, S), which start at zero in every row, and `row_lengths`."""
+        return {"position_ids": positions[None], "row_lengths": row_lengths}
+
+
+def merged_target(model_class: str) -> dict[str, ExportTarget]:
+    """Return the export of a student that transformers loads whole."""
+    usage = f"""Text and audio in, text out.
+
+```python
+from transformers import {model_class}
+
+model = {model_class}.from_pretrained("{{name}}")
+```"""
+    return {"student": ExportTarget(kind="student", architecture=model_class, usage=usage)}
