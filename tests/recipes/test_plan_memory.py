@@ -55,6 +55,7 @@ def test_every_recipe_gets_a_memory_plan(plan, file):
         pytest.param("omni3b_qlora", "12GB", marks=pytest.mark.slow),
         pytest.param("omni3b_lora", "16GB", marks=pytest.mark.slow),
         pytest.param("qwen2_audio_qlora", "16GB", marks=pytest.mark.slow),
+        pytest.param("qwen3_asr_lora", "12GB", marks=pytest.mark.slow),
     ],
 )
 def test_a_recipe_fits_the_gpu_in_its_header(plan, config, card):
