@@ -1,4 +1,4 @@
-"""How time and memory grow: with questions a step, seconds of a clip, ids of the vocabulary, rows of the data set.
+"""The growth of time and memory with questions a step, seconds of a clip, ids of the vocabulary, rows of the data set.
 
     python tests/benchmarks/growth.py
 
