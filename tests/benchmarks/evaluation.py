@@ -26,6 +26,11 @@ from trainer_ext.evaluation.benchmarks.own_data import make_pairs_benchmark
 from trainer_ext.evaluation.sources.student import LoadSettings, SharedStudent
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.support.lab import write_every  # noqa: E402
+
+TINY = ROOT / "recipes" / "configs" / "tiny.yaml"
 STUDENT, TEACHER = "recipes/tiny_lab/student", "recipes/tiny_lab/teacher"
 BATCH, ROUNDS = 16, 3
 
@@ -39,10 +44,10 @@ def answer(source, asked, modality, batch_size) -> float:
     return time.perf_counter() - start
 
 
-def evaluate(folder: Path, *words: str) -> float:
+def evaluate(config: Path, folder: Path, *words: str) -> float:
     """Return the seconds of one command."""
     start = time.perf_counter()
-    command = [sys.executable, "recipes/eval_speech.py", "--run_config", "recipes/configs/tiny.yaml"]
+    command = [sys.executable, "recipes/eval_speech.py", "--run_config", str(config)]
     command += ["--evaluator", "exact_answer", "--dtype", "float32", "--output_dir", str(folder), *words]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return time.perf_counter() - start
@@ -56,7 +61,10 @@ def main() -> None:
     questions, few = "recipes/tiny_lab/questions.jsonl", ["--max_items", "3"] if smoke else []
     voices = {"train_voices": ["en-us"], "test_voices": ["en-us+f4/165/50", "en-gb-x-rp+m3/165/45"]}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        folder, run_config = Path(temporary), TINY
+        if smoke:
+            questions, run_config = str(write_every(20, folder / "questions.jsonl")), folder / "few.yaml"
+            run_config.write_text(TINY.read_text().replace("recipes/tiny_lab/questions.jsonl", questions))
         data = DataArguments(questions=questions, cache_dir=str(folder / "data"), answer_max_new_tokens=24, **voices)
         rows = load_pairs(data, TeacherSettings(TEACHER))["test"]
         loaded = make_pairs_benchmark(rows.select(range(8 if smoke else len(rows))), "lab", "exact_answer", 24)
@@ -78,10 +86,10 @@ def main() -> None:
             PeftModel(model, config).save_pretrained(str(folder / name))
             adapters.append(str(folder / name))
         base = ["--model_name_or_path", STUDENT, *few]
-        evaluate(folder / "warm", *base, "--max_items", "1")  # builds the data
-        together = evaluate(folder / "three", *base, "--adapters", *adapters)
-        alone = evaluate(folder / "one", *base)
-        alone += sum(evaluate(folder / f"one-{Path(a).name}", *base, "--adapters", a) for a in adapters)
+        evaluate(run_config, folder / "warm", *base, "--max_items", "1")  # builds the data
+        together = evaluate(run_config, folder / "three", *base, "--adapters", *adapters)
+        alone = evaluate(run_config, folder / "one", *base)
+        alone += sum(evaluate(run_config, folder / f"one-{Path(a).name}", *base, "--adapters", a) for a in adapters)
         print(f"base and two adapters in one report: {together:.0f} s; base, and each adapter beside it: {alone:.0f} s "
               f"({alone / together:.1f} times)")  # fmt: skip
 

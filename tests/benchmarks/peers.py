@@ -366,7 +366,6 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.seconds: list[float] = []
         self.gib = 0.0
-        self.read()  # of the warm-up
 
     def take_turn(self) -> None:
         assert self.process.stdin is not None
@@ -403,12 +402,15 @@ def main() -> None:
     arguments, words = parser.parse_known_args()
     if arguments.smoke:
         arguments.rows, arguments.steps, arguments.rounds, arguments.questions = 4, 1, 1, 2
+        arguments.contestants = ["careful", "sft", "gkd", "live"]
     if arguments.worker:
         work(arguments, words)
         return
     with tempfile.TemporaryDirectory() as folder:
         words = prepare(arguments, words, Path(folder))
         workers = [Worker(name, arguments, words) for name in arguments.contestants]
+        for worker in workers:
+            worker.read()  # of the warm-up
         for number in range(arguments.rounds):
             for worker in workers[number % len(workers) :] + workers[: number % len(workers)]:
                 worker.take_turn()

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--lab", action="store_true")
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; figures mean nothing")
     options = parser.parse_args()
-    questions = sample_questions(options.lab)[: 12 if options.smoke else QUESTIONS]
+    questions = sample_questions(options.lab)[: 4 if options.smoke else QUESTIONS]
     engine = EspeakEngine()
     clips = [
         resample_speech(*engine.synthesize(question, VOICES[i % len(VOICES)])) for i, question in enumerate(questions)
