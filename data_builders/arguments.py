@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from transformers.hf_argparser import HfArg
 
-from data_builders.schema import CHANNELS
+from data_builders.schema import PAIR_CHANNELS
 
 EXECUTORS = ("local", "slurm", "ray")
 
@@ -77,7 +77,7 @@ class QuestionArguments:
         Raises:
             ValueError: a malformed entry, or shares that add up to zero.
         """
-        kinds = {**{channel: (channel,) for channel in CHANNELS}, "both": CHANNELS}
+        kinds = {**{channel: (channel,) for channel in PAIR_CHANNELS}, "both": PAIR_CHANNELS}
         shares = {}
         for entry in self.channel_shares:
             kind, _, share = entry.partition("=")

@@ -22,7 +22,14 @@
 | noisy_speech     | Audio or null         | `speech` after `augmentation`                                      |
 | augmentation     | string or null        | the effects that made `noisy_speech`                               |
 | noisy_wer        | float32 or null       | as `wer`, of `noisy_speech`                                        |
-| channels         | list of string        | channels that the row trains: "t2t" (text), "s2t" (speech)         |
+| channels         | list of string        | channels that the row trains: "t2t" (text), "s2t" (speech), "a2t"  |
+
+A row that trains a2t trains no other channel: it asks a written question about a sound.
+
+| column           | type                  | meaning                                                            |
+|------------------|-----------------------|--------------------------------------------------------------------|
+| audio            | Audio or null         | the sound that `question` asks about                               |
+| audio_seconds    | float32 or null       | length of `audio`                                                  |
 
 Soft targets are a second table with the same ids: the teacher's distribution at every response token (T of them), in at
 most 5 bytes per kept id and 4 per token and temperature.
@@ -54,7 +61,11 @@ import numpy as np
 from datasets import Audio, Features, List, Value
 
 SPEECH_RATE_HZ = 16_000
-CHANNELS = ("t2t", "s2t")
+PAIR_CHANNELS = ("t2t", "s2t")  # one question in writing and in speech
+SOUND_CHANNEL = "a2t"
+CHANNELS = (*PAIR_CHANNELS, SOUND_CHANNEL)
+# Columns of the clip that a channel asks with, and of its length.
+CLIP_COLUMNS = {"s2t": ("speech", "speech_seconds"), SOUND_CHANNEL: ("audio", "audio_seconds")}
 # hard_targets -> the column of the responses that the cross-entropy is computed on.
 RESPONSE_COLUMN = {"teacher": "teacher_response", "gold": "gold_response"}
 
@@ -82,6 +93,11 @@ FEATURES = Features(
         "noisy_wer": Value("float32"),
         "channels": List(Value("string")),
     }
+)
+
+# Beside FEATURES, in data sets with sounds.
+SOUND_FEATURES = Features(
+    {"audio": Audio(sampling_rate=SPEECH_RATE_HZ, decode=False), "audio_seconds": Value("float32")}
 )
 
 SOFT_TARGET_FEATURES = Features(
@@ -118,8 +134,8 @@ def make_row_id(source: str, question: str, system: str = "", recording: int = 0
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
-def check_channels(channels: list[str], where: str) -> None:
-    """Raise ValueError for a channel outside CHANNELS; the message starts with `where`."""
+def check_channels(channels: list[str], where: str, known: tuple[str, ...] = CHANNELS) -> None:
+    """Raise ValueError for a channel outside the known ones; the message starts with `where`."""
     for channel in channels:
-        if channel not in CHANNELS:
-            raise ValueError(f"{where}: unknown channel {channel!r}; a channel is one of {', '.join(CHANNELS)}")
+        if channel not in known:
+            raise ValueError(f"{where}: unknown channel {channel!r}; a channel is one of {', '.join(known)}")

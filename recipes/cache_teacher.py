@@ -30,7 +30,7 @@ from data_builders.chat import hash_vocabulary
 from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 from data_builders.pairs import load_pairs
 from data_builders.pretrained import load_config, load_tokenizer
-from data_builders.schema import RESPONSE_COLUMN
+from data_builders.schema import RESPONSE_COLUMN, SOUND_CHANNEL
 from data_builders.soft_targets.cache import Scorer, cache_soft_targets, locate_cache, make_settings, read_inputs
 from data_builders.storage.atomic import check_writable
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -71,6 +71,8 @@ def main() -> None:
     tokenizer = load_tokenizer(teacher.name_or_path, teacher.revision)
     settings = read_settings(student, teacher, soft, tokenizer)
     rows = concatenate_datasets(list(pairs.values()))
+    # The teacher of questions about sounds is the untouched student, in every run.
+    rows = rows.filter(lambda channels: SOUND_CHANNEL not in channels, input_columns="channels")
     inputs = read_inputs(rows, RESPONSE_COLUMN[training.hard_targets], tokenizer)
     try:
         statistics = cache_soft_targets(

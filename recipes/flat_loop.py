@@ -18,6 +18,7 @@ from data_builders.causal_lm import TeacherSettings
 from data_builders.pairs import load_pairs
 from trainer_ext.collator import PairCollator
 from trainer_ext.loss.objective import Objective
+from trainer_ext.loss.teacher_targets import TokenGroup
 from trainer_ext.pair_batch import PairBatch
 from trainer_ext.progress import keep_libraries_quiet
 from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward
@@ -35,7 +36,7 @@ def training_loss(student, teacher, objective: Objective, inputs: dict) -> torch
     # The teacher reads each question once, as text; text and spoken rows of a question share its hidden states.
     targets = teacher.targets(batch.teacher_inputs, batch.teacher_index())
     # CE and divergence are computed inside the student's forward, chunk by chunk, without (tokens, vocabulary) logits.
-    request = DistillRequest(batch.labels, targets, objective)
+    request = DistillRequest(batch.labels, [TokenGroup(None, targets)], objective)
     output = student(**batch.model_inputs, distill=request)
     assert request.parts is not None
     return output.total / len(request.parts.ce)

@@ -41,7 +41,7 @@ RECIPES = Path(__file__).parent
 # Configs of the published models, so that nothing has to be downloaded for their sizes.
 MODEL_CONFIGS = RECIPES / "model_configs"
 WRITTEN_TOKENS_PER_SECOND = 3.5  # of the text spoken in a second: 2.6 words, 1.3 tokens each
-TEMPLATE_TOKENS = 30  # system prompt and turns
+TEMPLATE_TOKENS = 30  # system prompt and turns; a question about a sound is as long again
 DEFAULT_MAX_LENGTH = 2048
 
 
@@ -121,6 +121,7 @@ def worst_case_lengths(
     prompt = {
         "t2t": TEMPLATE_TOKENS + round(WRITTEN_TOKENS_PER_SECOND * speech_seconds),
         "s2t": TEMPLATE_TOKENS + round(family.audio_tokens_per_second * speech_seconds),
+        "a2t": 2 * TEMPLATE_TOKENS + round(family.audio_tokens_per_second * speech_seconds),
     }
     response = longest - max(prompt[channel] for channel in training.channels)
     if response < 1:

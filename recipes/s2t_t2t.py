@@ -201,14 +201,16 @@ def show_preview(
         counts, rows, seconds = preview.counts, preview.rows, list(preview.speech_seconds)
     else:
         split = read_pairs(data.dataset_name, data.speech_column, data.dataset_revision)["train"]
-        rows = list(split.select_columns([c for c in split.column_names if not c.endswith("speech")]))
+        clips = [name for name, feature in split.features.items() if isinstance(feature, datasets.Audio)]
+        rows = list(split.remove_columns(clips))
         checked = check_rows(split, family, None, training.channels, training.hard_targets, training.max_length)
         codes = [entry.code for entry in checked.rejected.values()]
         counts = {"read": len(rows), "kept": len(rows) - len(codes), **collections.Counter(codes)}
-        seconds = [row["speech_seconds"] or 0.0 for row in rows]
+        seconds = [row.get("speech_seconds") or 0.0 for row in rows]
     show_outcomes({"questions": counts})
     prompts = show_prompts(rows, seconds, family, training.channels)
-    plan = plan_prompts(model, training, family, list(prompts.values()), max(seconds), data.answer_max_new_tokens)
+    longest = max(max(seconds), *(row.get("audio_seconds") or 0.0 for row in rows))
+    plan = plan_prompts(model, training, family, list(prompts.values()), longest, data.answer_max_new_tokens)
     show_plan(plan.parts)
 
 

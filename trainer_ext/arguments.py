@@ -10,7 +10,7 @@ from transformers.hf_argparser import HfArg
 from trl import ModelConfig, SFTConfig
 
 from data_builders.causal_lm import TeacherSettings
-from data_builders.schema import CHANNELS, RESPONSE_COLUMN, check_channels
+from data_builders.schema import CHANNELS, PAIR_CHANNELS, RESPONSE_COLUMN, check_channels
 from trainer_ext.loss.divergences import DIVERGENCES
 from trainer_ext.supported_arguments import MODEL_REFUSED, REFUSED, refuse_unsupported
 
@@ -43,8 +43,9 @@ class CrossModalDistillConfig(SFTConfig):
     beta: float = HfArg(default=0.5, help="The teacher's share of the mixture in 'jsd', between 0 and 1.")
     hard_targets: str = HfArg(default="teacher", help="Answers for the CE: 'teacher' or 'gold'.")
     channels: list[str] = HfArg(
-        default_factory=lambda: list(CHANNELS),
-        help="Channels this run trains: 't2t', 's2t' or both; a row trains those that it names too.",
+        default_factory=lambda: list(PAIR_CHANNELS),
+        help="Channels this run trains: 't2t' (text), 's2t' (speech), 'a2t' (questions about sounds, whose teacher is "
+        "the untouched student); a row trains those that it names too.",
     )
     overwrite_output_dir: bool = HfArg(
         default=False, help="Replace an earlier run in `output_dir`: its checkpoints are deleted."
@@ -122,7 +123,7 @@ class CrossModalDistillConfig(SFTConfig):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if not self.channels:
-            raise ValueError("channels is empty: name 't2t', 's2t' or both")
+            raise ValueError(f"channels is empty: name some of {', '.join(CHANNELS)}")
         check_channels(self.channels, "channels")
         if not 0 <= self.max_rejected_share < 1:
             raise ValueError(f"max_rejected_share is in [0, 1), got {self.max_rejected_share}")

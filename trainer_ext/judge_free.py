@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data_builders.schema import CHANNELS
+from data_builders.schema import CHANNELS, PAIR_CHANNELS
 from trainer_ext.loss.distillation import distillation_loss
 from trainer_ext.loss.objective import Objective
 from trainer_ext.loss.teacher_targets import LiveTargets
@@ -50,10 +50,10 @@ def pair_channels(batch: PairBatch, rows: Tensor) -> TokenPairs:
     ):
         if counts[row] > 0:
             places.setdefault(question, {})[CHANNELS[channel]] = row
-    both = [place for place in places.values() if len(place) == len(CHANNELS)]
+    both = [place for place in places.values() if len(place) == len(PAIR_CHANNELS)]
     index = [
         [starts[place[channel]] + i for place in both for i in range(int(counts[place[channel]]))]
-        for channel in CHANNELS
+        for channel in PAIR_CHANNELS
     ]
     text, speech = (torch.tensor(positions, dtype=torch.long, device=rows.device) for positions in index)
     return TokenPairs(text, speech)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_builders.schema import CHANNELS
+from data_builders.schema import CHANNELS, SOUND_CHANNEL
 from trainer_ext.loss.alignment import pair_with_teacher
 from trainer_ext.loss.distillation import LossParts
 
@@ -20,7 +20,7 @@ class PairBatch:
     labels: Tensor  # (B, T)
     channel_index: Tensor  # (B,), indices into CHANNELS
     question_index: Tensor  # (B,), the question of each student row
-    response_lengths: Tensor  # (Q,)
+    response_lengths: Tensor  # (Q,), 0 for questions that the teacher does not read
     example_ids: list[str]  # Q
 
     @classmethod
@@ -34,6 +34,12 @@ class PairBatch:
         )
         teacher_inputs = {key: batch.pop(key) for key in list(batch) if key.startswith("teacher_")}
         return cls(batch, teacher_inputs, labels, channel_index, question_index, response_lengths, example_ids)
+
+    def select_sounds(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Return model inputs and labels of the rows about sounds, which come last, as their clips do."""
+        count = int((self.channel_index == CHANNELS.index(SOUND_CHANNEL)).sum())
+        first = len(self.labels) - count
+        return {name: value[-count:] for name, value in self.model_inputs.items()}, self.labels[first:]
 
     def teacher_index(self) -> Tensor:
         """Return the teacher's token of each of the student's response tokens, (N,)."""

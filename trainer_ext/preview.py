@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from data_builders.schema import SPEECH_RATE_HZ
+from data_builders.schema import SOUND_CHANNEL, SPEECH_RATE_HZ
 from trainer_ext.students.base import StudentEncoder
+from trainer_ext.students.encode_row import encode_row
 
 SHOWN = 3
 # Audio tokens, of which a clip has hundreds.
@@ -18,17 +19,15 @@ def show_prompts(
     """Print the first prompts of every channel and their lengths; returns the longest of each, in tokens.
 
     Args:
-        speech_seconds: the length of each row's clip, known or estimated; 0 for none.
+        speech_seconds: the length of each row's speech, known or estimated; 0 for none.
     """
     longest = {}
     for channel in channels:
-        prompts = [
-            student.encode_text_prompt(row["question"], row["system"])
-            if channel == "t2t"
-            else student.encode_speech_prompt(round(seconds * SPEECH_RATE_HZ), row["system"])
-            for row, seconds in zip(rows, speech_seconds, strict=True)
-            if channel in row["channels"] and (channel == "t2t" or seconds)
-        ]
+        prompts = []
+        for row, spoken in zip(rows, speech_seconds, strict=True):
+            seconds = row.get("audio_seconds") if channel == SOUND_CHANNEL else spoken
+            if channel in row["channels"] and (channel == "t2t" or seconds):
+                prompts.append(encode_row(student, row, channel, round((seconds or 0) * SPEECH_RATE_HZ)))
         lengths = [len(prompt) for prompt in prompts]
         longest[channel] = max(lengths, default=0)
         if prompts:

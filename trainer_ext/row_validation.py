@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from datasets import Dataset, IterableDataset
 from data_builders.audio import measure_clip
 from data_builders.chat import hash_vocabulary
 from data_builders.outcomes import Rejected, RowRejected, list_rows
-from data_builders.schema import CHANNELS, RESPONSE_COLUMN
+from data_builders.schema import CHANNELS, CLIP_COLUMNS, PAIR_CHANNELS, RESPONSE_COLUMN, SOUND_CHANNEL
 from data_builders.storage.dataset_folder import check_column_types
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.collator import is_as_long_as_stated
@@ -81,8 +81,8 @@ def check_rows(
             for a channel that the run trains; the message names it.
     """
     response_column = RESPONSE_COLUMN[hard_targets]
-    needs_speech = "s2t" in channels
-    wanted = [*REQUIRED_COLUMNS, response_column, *(["speech", "speech_seconds"] if needs_speech else [])]
+    heard = [CLIP_COLUMNS[channel] for channel in channels if channel in CLIP_COLUMNS]
+    wanted = [*REQUIRED_COLUMNS, response_column, *itertools.chain(*heard)]
     if missing := [column for column in wanted if column not in dataset.column_names]:
         raise ValueError(
             f"the data set has no column {', '.join(missing)}; it has {', '.join(dataset.column_names)}. "
@@ -91,25 +91,30 @@ def check_rows(
     check_column_types(dataset.features, "the data set")
     if teacher is not None:
         teacher.check_student(student)
-    clips: Iterable[StoredClip] = (
-        sample_clips(dataset) if needs_speech else itertools.repeat(StoredClip(), len(dataset))
-    )
+    columns = [clip for clip, _ in heard]
+    samples = zip(*(sample_clips(dataset, column) for column in columns), strict=True) if columns else None
     checked, digest = CheckedRows(), hashlib.sha256()
     trained = dict.fromkeys(channels, 0)
-    for number, (row, clip) in enumerate(
-        zip(dataset.select_columns([c for c in wanted if c != "speech"]), clips, strict=True)
+    for number, (row, found) in enumerate(
+        zip(
+            dataset.select_columns([c for c in wanted if c not in columns]),
+            itertools.repeat((), len(dataset)) if samples is None else samples,
+            strict=True,
+        )
     ):
+        clips = dict(zip(columns, found, strict=True))
         if row["id"] is None:
             raise ValueError(f"row number {number} of the data set has no id")
         try:
-            length, used = check_row(row, clip, student, teacher, channels, response_column, max_length)
+            length, used = check_row(row, clips, student, teacher, channels, response_column, max_length)
         except RowRejected as error:
             checked.rejected[row["id"]] = error.rejected
             checked.lengths.append(0)
             continue
         checked.lengths.append(length)
         if used:
-            digest.update(json.dumps([list(row.values()), clip.size, clip.sample]).encode())
+            facts = [fact for clip in found or [StoredClip()] for fact in (clip.size, clip.sample)]
+            digest.update(json.dumps([list(row.values()), *facts]).encode())
         for channel in used:
             trained[channel] += 1
     checked.digest = digest.hexdigest()[:16]
@@ -126,7 +131,7 @@ def check_rows(
 
 def check_row(
     row: Mapping[str, Any],
-    clip: StoredClip,
+    clips: Mapping[str, StoredClip],
     student: StudentEncoder,
     teacher: TeacherEncoder | None,
     channels: list[str],
@@ -134,6 +139,9 @@ def check_row(
     max_length: int | None,
 ) -> tuple[int, list[str]]:
     """Return the student's tokens of a row, and the run's channels that it trains.
+
+    Args:
+        clips: the row's clip in each column of clips that the run reads.
 
     Raises:
         RowRejected: it cannot be trained on.
@@ -146,11 +154,14 @@ def check_row(
     if unknown := sorted({str(channel) for channel in row["channels"]} - set(CHANNELS)):
         raise reject(row, "unknown_channel", f"unknown channel {unknown[0]!r}; known are {', '.join(CHANNELS)}")
     used = [channel for channel in channels if channel in row["channels"]]
-    if "s2t" in used:
-        check_clip(row, clip, student.max_speech_seconds)
+    if SOUND_CHANNEL in row["channels"] and len(row["channels"]) > 1:
+        raise reject(row, "mixed_channels", f"it trains {SOUND_CHANNEL} and {row['channels']}: make two rows of it")
+    for channel in used:
+        if channel in CLIP_COLUMNS:
+            check_clip(row, channel, clips[CLIP_COLUMNS[channel][0]], student.max_speech_seconds)
     response = student.encode_response(row[response_column])
     lengths = [count_tokens(student, row, channel, response, max_length) for channel in used]
-    if teacher is not None and used:
+    if teacher is not None and set(used) & set(PAIR_CHANNELS):
         if "t2t" not in used:  # the teacher reads the question in writing, whatever channel asks it
             count_tokens(student, row, "t2t", response, max_length)
         teacher.check_row(row, row[response_column], response)
@@ -182,10 +193,10 @@ def count_tokens(
     return length
 
 
-def sample_clips(dataset: Dataset) -> Iterator[StoredClip]:
-    """Yield every clip, undecoded, with its size and a sample of its bytes."""
-    for batch in dataset.select_columns("speech").with_format("arrow").iter(batch_size=CLIPS_AT_ONCE):
-        column = batch["speech"]
+def sample_clips(dataset: Dataset, name: str = "speech") -> Iterator[StoredClip]:
+    """Yield every clip of a column, undecoded, with its size and a sample of its bytes."""
+    for batch in dataset.select_columns(name).with_format("arrow").iter(batch_size=CLIPS_AT_ONCE):
+        column = batch[name]
         content = pc.struct_field(column, "bytes")
         sizes = pc.fill_null(pc.binary_length(content), 0).to_pylist()
         tails = pc.binary_slice(content, -SAMPLED_BYTES, None).to_pylist()
@@ -203,34 +214,34 @@ def describe_file(path: str) -> str:
     return f"{path} {file.stat().st_size} {file.stat().st_mtime_ns}" if file.is_file() else path
 
 
-def check_clip(row: Mapping[str, Any], clip: StoredClip, max_seconds: float) -> None:
+def check_clip(row: Mapping[str, Any], channel: str, clip: StoredClip, max_seconds: float) -> None:
     """Raise RowRejected for a clip that is missing, empty, too long, damaged, or not as long as its row says."""
-    stated = row["speech_seconds"]
+    name, length = CLIP_COLUMNS[channel]
+    stated = row[length]
     if stated is not None and (math.isnan(stated) or stated <= 0):
-        raise reject(row, "speech_empty", f"its speech has zero length (speech_seconds is {stated})")
+        raise reject(row, f"{name}_empty", f"its {name} has zero length ({length} is {stated})")
     if clip.cell is None or stated is None:
         raise reject(
             row,
-            "speech_missing",
-            "it trains s2t but has no speech or no speech_seconds; add them, or take 's2t' from its channels",
+            f"{name}_missing",
+            f"it trains {channel} but has no {name} or no {length}; add them, or take {channel!r} from its channels",
         )
     try:
         seconds = measure_clip(clip.cell.as_py(), row["id"])
     except ValueError as error:
-        raise reject(row, "speech_unreadable", str(error).partition(": ")[2]) from error
+        raise reject(row, f"{name}_unreadable", str(error).partition(": ")[2]) from error
     if max(seconds, stated) > max_seconds:
         raise reject(
             row,
-            "speech_too_long",
-            f"its speech is {max(seconds, stated):.1f} s long, and the student takes {max_seconds:g} s at most; no "
+            f"{name}_too_long",
+            f"its {name} is {max(seconds, stated):.1f} s long, and the student takes {max_seconds:g} s at most; no "
             "clip is cut",
         )
     if not is_as_long_as_stated(seconds, stated):
         raise reject(
             row,
-            "speech_length_differs",
-            f"its speech is {seconds:.2f} s long, and speech_seconds says {stated:.2f}: the clip is cut, or of another "
-            "row",
+            f"{name}_length_differs",
+            f"its {name} is {seconds:.2f} s long, and {length} says {stated:.2f}: the clip is cut, or of another row",
         )
 
 

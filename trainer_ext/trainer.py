@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 from transformers.trainer_utils import EvalLoopOutput
 
-from data_builders.schema import CHANNELS
+from data_builders.schema import CHANNELS, PAIR_CHANNELS, SOUND_CHANNEL
 from trainer_ext.arguments import NO_TEACHER, CrossModalDistillConfig
 from trainer_ext.channel_meter import PARTS, ChannelMeter
 from trainer_ext.collator import PairCollator
@@ -26,9 +26,9 @@ from trainer_ext.length_sampler import LengthGroupedSampler, ResumableRebalanceS
 from trainer_ext.loading.adapter_config import check_peft_config, check_trained_parameters
 from trainer_ext.loading.adapter_patterns import check_patterns
 from trainer_ext.loss.alignment import gather_response_labels, response_rows
-from trainer_ext.loss.distillation import LossParts, distillation_loss
+from trainer_ext.loss.distillation import LossParts, grouped_loss
 from trainer_ext.loss.objective import Objective
-from trainer_ext.loss.teacher_targets import LiveTargets, TeacherTargets
+from trainer_ext.loss.teacher_targets import LiveTargets, TokenGroup
 from trainer_ext.pair_batch import PairBatch
 from trainer_ext.pushing_trainer import PushingTrainer
 from trainer_ext.row_validation import prepare_rows
@@ -41,6 +41,7 @@ from trainer_ext.students.distill_forward import (
     install_distill_forward,
 )
 from trainer_ext.teachers.base import Teacher
+from trainer_ext.teachers.untouched import UntouchedStudent
 from trainer_ext.token_budget_sampler import TokenBudgetSampler, check_budget, fill_batches
 
 
@@ -127,8 +128,16 @@ class CrossModalDistillTrainer(PushingTrainer):
             if self.is_adapted and parameter.requires_grad:
                 parameter.data = parameter.data.float()
         self.objective = Objective(args.kl_weight, args.temperature, args.divergence, args.beta)
+        self.untouched: UntouchedStudent | None = None
         if teacher is not None:
             teacher.attach(self.model, self.accelerator.device, args.temperature)
+        if teacher is not None and SOUND_CHANNEL in args.channels:
+            self.untouched = UntouchedStudent(self.model, f"channel {SOUND_CHANNEL!r}")
+            if self.is_sharded:
+                raise ValueError(
+                    f"channel {SOUND_CHANNEL!r} is trained with an unsharded student: its processes would wait for "
+                    "each other in a batch without sounds"
+                )
         self.judge_free = JudgeFreeMeter(self.accelerator.device)
         self.meters = {mode: ChannelMeter(self.accelerator.device) for mode in ("train", "eval")}
         self.run_facts = RunFacts(base_model.name_or_path, self.is_adapted)
@@ -146,17 +155,15 @@ class CrossModalDistillTrainer(PushingTrainer):
         is divided by it, and multiplied by the number of processes because DDP averages their gradients.
         """
         batch = PairBatch.split(inputs)
-        targets = None
-        if self.teacher is not None:
-            targets = self.teacher.targets(batch.teacher_inputs, batch.teacher_index())
         rows = response_rows(batch.labels)  # (N,)
+        groups = self._teach(batch, rows)
         if self.model.training or self.is_sharded:
-            request = DistillRequest(batch.labels, targets, self.objective)
+            request = DistillRequest(batch.labels, groups, self.objective)
             total = model(**batch.model_inputs, distill=request).total
             parts = request.parts
             assert parts is not None
         else:
-            parts = self._measure_divergences(model, batch, rows, targets)
+            parts = self._measure_divergences(model, batch, rows, groups)
             total = parts.total
         batch.check_finite(parts, rows, self.state.global_step + 1)
         if self.model.training:
@@ -173,8 +180,29 @@ class CrossModalDistillTrainer(PushingTrainer):
                 loss = loss * self.accelerator.num_processes
         return (loss, DistillOutput(total=total)) if return_outputs else loss
 
+    def _teach(self, batch: PairBatch, rows: Tensor) -> list[TokenGroup]:
+        """Return the batch's response tokens with their teachers: those about sounds, which come last, have another.
+
+        Args:
+            rows: (N,), the student row of each response token.
+        """
+        if self.teacher is None:
+            return [TokenGroup(None, None)]
+        if self.untouched is None:
+            return [TokenGroup(None, self.teacher.targets(batch.teacher_inputs, batch.teacher_index()))]
+        sounds = int((batch.channel_index[rows] == CHANNELS.index(SOUND_CHANNEL)).sum())
+        groups, pairs = [], len(rows) - sounds
+        if pairs or not sounds:
+            targets = self.teacher.targets(batch.teacher_inputs, batch.teacher_index()[:pairs])
+            groups.append(TokenGroup(pairs, targets))
+        if sounds:
+            states = self.untouched.hidden_states(*batch.select_sounds())
+            same = torch.arange(sounds, device=states.device)
+            groups.append(TokenGroup(sounds, LiveTargets(same, states, lm_head_weight=None)))
+        return groups
+
     def _measure_divergences(
-        self, model: torch.nn.Module, batch: PairBatch, rows: Tensor, targets: TeacherTargets | None
+        self, model: torch.nn.Module, batch: PairBatch, rows: Tensor, groups: list[TokenGroup]
     ) -> LossParts:
         """Return the loss parts of an evaluation's batch, and add its forgetting and misalignment to their meter.
 
@@ -182,11 +210,12 @@ class CrossModalDistillTrainer(PushingTrainer):
         """
         hidden_states = model(**batch.model_inputs, distill=HiddenStatesRequest(batch.labels)).hidden_states
         head = self.accelerator.unwrap_model(model).get_output_embeddings().weight
-        teacher = targets if isinstance(targets, LiveTargets) else None
+        pairs = groups[0].teacher if batch.teacher_inputs else None
+        teacher = pairs if isinstance(pairs, LiveTargets) else None
         sums = self.judge_free.sum_by_question(batch, rows, hidden_states, head, teacher)
         self.judge_free.add(self.accelerator.gather_for_metrics(sums))
         labels = gather_response_labels(batch.labels)
-        return distillation_loss(hidden_states, head, labels, targets, self.objective)
+        return grouped_loss(hidden_states, head, labels, groups, self.objective)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss parts of each channel, averaged over the tokens since the last log: `s2t/ce`, ..."""
@@ -284,7 +313,7 @@ def check_best_metric(args: CrossModalDistillConfig, eval_dataset: Dataset | Map
         return
     prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, Mapping) else [""]
     parts = ["loss", *(f"{channel}/{part}" for channel in args.channels for part in PARTS)]
-    if set(args.channels) == set(CHANNELS):
+    if set(PAIR_CHANNELS) <= set(args.channels):
         parts.append("misalignment")
     if "t2t" in args.channels and args.teacher_kind in WITH_STATES:
         parts.append("forgetting")

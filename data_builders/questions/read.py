@@ -18,7 +18,7 @@ from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import HfApi
 
 from data_builders.questions.text_files import READERS, TextTable, open_text_file
-from data_builders.schema import CHANNELS, check_channels
+from data_builders.schema import PAIR_CHANNELS, check_channels
 from data_builders.storage.atomic import hash_file
 
 # Suffix -> loader of `datasets`; text_files.py reads the others.
@@ -138,12 +138,12 @@ def map_columns(columns: list[str], present: list[str], name_or_path: str) -> di
 def make_question(row: dict[str, Any], number: int, default_source: str) -> SourceQuestion:
     """Convert one row of any table; `number` names it in errors."""
     question = row["question"]
-    channels = row.get("channels") or list(CHANNELS)
+    channels = row.get("channels") or list(PAIR_CHANNELS)
     if isinstance(channels, str):  # a cell of a CSV file: "t2t s2t"
-        channels = list(CHANNELS) if channels.strip() == "both" else channels.replace(",", " ").split()
+        channels = list(PAIR_CHANNELS) if channels.strip() == "both" else channels.replace(",", " ").split()
     if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
-        raise ValueError(f"row {number}: channels is no list of {', '.join(CHANNELS)}: {channels!r}")
-    check_channels(channels, f"row {number}")
+        raise ValueError(f"row {number}: channels is no list of {', '.join(PAIR_CHANNELS)}: {channels!r}")
+    check_channels(channels, f"row {number}", PAIR_CHANNELS)
     split = as_text(row.get("split"))
     if split is not None and not re.fullmatch(r"\w{1,64}", split):
         raise ValueError(f"row {number}: {split[:80]!r} is no name of a split; write at most 64 letters and digits")

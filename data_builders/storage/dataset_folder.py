@@ -8,11 +8,12 @@ import pyarrow as pa
 from datasets import Audio, DatasetDict, Features, LargeList, List, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
-from data_builders.schema import FEATURES
+from data_builders.schema import FEATURES, SOUND_FEATURES
 from data_builders.storage.clip_paths import check_clip_paths
 from data_builders.storage.locks import entries_locked
 
-AUDIO_COLUMNS = tuple(name for name, feature in FEATURES.items() if isinstance(feature, Audio))
+COLUMNS = {**FEATURES, **SOUND_FEATURES}
+AUDIO_COLUMNS = tuple(name for name, feature in COLUMNS.items() if isinstance(feature, Audio))
 
 
 def load_dataset_folder(name: str, revision: str | None = None) -> Any:
@@ -38,7 +39,7 @@ def load_dataset_folder(name: str, revision: str | None = None) -> Any:
         for split, dataset in loaded.items():
             check_column_types(dataset.features, f"{name}, split {split}")
             for column in set(AUDIO_COLUMNS) & set(dataset.column_names):
-                loaded[split] = loaded[split].cast_column(column, FEATURES[column])
+                loaded[split] = loaded[split].cast_column(column, COLUMNS[column])
                 check_clip_paths(loaded[split], column, name)
     return loaded
 
@@ -62,7 +63,7 @@ def check_column_types(features: Features, where: str) -> None:
     """
     wrong = [
         f"column {name} has the type {features[name]}, and is to be {wanted}"
-        for name, wanted in FEATURES.items()
+        for name, wanted in COLUMNS.items()
         if name in features and describe_kind(features[name]) not in (describe_kind(wanted), "nothing")
     ]
     if wrong:

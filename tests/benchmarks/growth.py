@@ -29,7 +29,7 @@ from tests.support.lab import STUDENT  # noqa: E402
 from trainer_ext.collator import PairCollator  # noqa: E402
 from trainer_ext.loss.distillation import distillation_loss  # noqa: E402
 from trainer_ext.loss.objective import PAPER_DEFAULTS  # noqa: E402
-from trainer_ext.loss.teacher_targets import LiveTargets  # noqa: E402
+from trainer_ext.loss.teacher_targets import LiveTargets, TokenGroup  # noqa: E402
 from trainer_ext.row_validation import check_rows  # noqa: E402
 from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward  # noqa: E402
 from trainer_ext.students.registry import load_student_family  # noqa: E402
@@ -64,7 +64,7 @@ def time_step(questions: int, seconds: float) -> float:
 
     def step() -> None:
         batch = collator(rows)
-        request = DistillRequest(batch["labels"], None, PAPER_DEFAULTS)
+        request = DistillRequest(batch["labels"], [TokenGroup(None, None)], PAPER_DEFAULTS)
         model(**{name: batch[name] for name in inputs}, distill=request).total.backward()
 
     return time_best(step)

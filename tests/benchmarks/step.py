@@ -115,8 +115,8 @@ def profile(trainer: CrossModalDistillTrainer) -> dict[str, float]:
     student = trainer.model.get_base_model() if hasattr(trainer.model, "peft_config") else trainer.model
     tower = student.model.audio_tower
     tower.forward = clock.measure("audio tower", tower.forward)
-    trainer_ext.students.distill_forward.distillation_loss = clock.measure(
-        "loss", trainer_ext.students.distill_forward.distillation_loss
+    trainer_ext.students.distill_forward.grouped_loss = clock.measure(
+        "loss", trainer_ext.students.distill_forward.grouped_loss
     )
     if trainer.teacher is not None:
         trainer.teacher.targets = clock.measure("teacher", trainer.teacher.targets)
@@ -196,11 +196,11 @@ def compare_with_padded(trainer: CrossModalDistillTrainer, rounds: int = 5) -> f
 
     def padded_forward(*args, distill=None, **kwargs):
         hidden = student.base_model(*args, **kwargs, use_cache=False).last_hidden_state
-        distill.parts = trainer_ext.students.distill_forward.distillation_loss(
+        distill.parts = trainer_ext.students.distill_forward.grouped_loss(
             gather_response_states(hidden, distill.labels),
             student.get_output_embeddings().weight,
             gather_response_labels(distill.labels),
-            distill.teacher,
+            distill.groups,
             distill.objective,
         )
         return DistillOutput(total=distill.parts.total)

@@ -18,6 +18,7 @@ from tests.support.lab import STUDENT, TEACHER
 from trainer_ext import PairCollator, load_student_family
 from trainer_ext.loss.alignment import IGNORE_INDEX
 from trainer_ext.loss.objective import Objective
+from trainer_ext.loss.teacher_targets import TokenGroup
 from trainer_ext.pair_batch import PairBatch
 from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward
 from trainer_ext.teachers.live import LiveTeacher
@@ -46,7 +47,7 @@ def main() -> None:
 
     split = PairBatch.split(batch)
     targets = teacher.targets(split.teacher_inputs, split.teacher_index())
-    request = DistillRequest(split.labels, targets, Objective())
+    request = DistillRequest(split.labels, [TokenGroup(None, targets)], Objective())
     output = model(**split.model_inputs, distill=request)
     (output.total / tokens * world).backward()
     parts = request.parts

@@ -16,7 +16,7 @@ from trainer_ext.evaluation.scoring import Results
 from trainer_ext.evaluation.summary import ALL
 from trainer_ext.evaluation.tables import find_line, list_modalities
 
-CHANNEL_COLORS = {"t2t": "#4477aa", "s2t": "#cc6677"}
+CHANNEL_COLORS = {"t2t": "#4477aa", "s2t": "#cc6677", "a2t": "#228833"}
 STYLES = {"ce": "-", "kl": "--"}
 COLORS = ("#bbbbbb", "#228833", "#4477aa", "#cc6677", "#ccbb44", "#aa3377", "#66ccee")
 GROUPS_SHOWN = 20

@@ -12,7 +12,7 @@ H and H_t hidden sizes of student and teacher, k kept ids of a stored teacher, C
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from trainer_ext.loss.teacher_targets import (
     StoredTargets,
     TeacherChunk,
     TeacherTargets,
+    TokenGroup,
 )
 
 # Rows of logits in memory at a time, the student's and the teacher's together: 0.43 GiB at 151,936 ids in float32.
@@ -80,6 +81,26 @@ def distillation_loss(
     return LossParts(
         *_DistillationLoss.apply(hidden_states, lm_head_weight, labels, teacher, objective, chunk_tokens, with_grad)
     )
+
+
+def grouped_loss(
+    hidden_states: Tensor, lm_head_weight: Tensor, labels: Tensor, groups: Sequence[TokenGroup], objective: Objective
+) -> LossParts:
+    """Compute the loss of tokens with several teachers; see `distillation_loss`.
+
+    Args:
+        groups: divide the N tokens in their order.
+    """
+    if len(groups) == 1:
+        return distillation_loss(hidden_states, lm_head_weight, labels, groups[0].teacher, objective)
+    sizes = [group.tokens for group in groups]
+    parts = [
+        distillation_loss(states, lm_head_weight, some_labels, group.teacher, objective)
+        for states, some_labels, group in zip(hidden_states.split(sizes), labels.split(sizes), groups, strict=True)
+    ]
+    total = torch.stack([part.total for part in parts]).sum()
+    by_token = ("ce", "kl", "correct", "entropy")
+    return LossParts(total, *(torch.cat([getattr(part, name) for part in parts]) for name in by_token))
 
 
 class _DistillationLoss(torch.autograd.Function):

@@ -5,6 +5,7 @@ vocabulary size of the teacher, k kept ids of a stored one. A chunk holds the ta
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -42,6 +43,13 @@ class StoredTargets:
 
 
 TeacherTargets = LiveTargets | StoredTargets
+
+
+class TokenGroup(NamedTuple):
+    """Tokens of the student that follow each other, and their teacher."""
+
+    tokens: int | None  # None: all of them
+    teacher: TeacherTargets | None  # its `teacher_index` is of these tokens; None trains on hard targets alone
 
 
 @dataclass

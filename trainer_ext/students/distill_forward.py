@@ -9,7 +9,7 @@ shorter in writing than in speech, and padding would be a third of the work.
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,9 @@ from transformers.utils import ModelOutput
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from trainer_ext.loss.alignment import gather_response_labels, gather_response_states
-from trainer_ext.loss.distillation import LossParts, distillation_loss
+from trainer_ext.loss.distillation import LossParts, grouped_loss
 from trainer_ext.loss.objective import Objective
-from trainer_ext.loss.teacher_targets import TeacherTargets
+from trainer_ext.loss.teacher_targets import TokenGroup
 
 
 class DistillRequest:
@@ -34,15 +34,15 @@ class DistillRequest:
 
     Args:
         labels: (B, T).
-        teacher: targets whose `teacher_index` is in the order of the N response tokens of `labels`.
+        groups: divide the N response tokens of `labels` in their order.
 
     Attributes:
         parts: set by the forward.
     """
 
-    def __init__(self, labels: Tensor, teacher: TeacherTargets | None, objective: Objective) -> None:
+    def __init__(self, labels: Tensor, groups: Sequence[TokenGroup], objective: Objective) -> None:
         self.labels = labels
-        self.teacher = teacher
+        self.groups = groups
         self.objective = objective
         self.parts: LossParts | None = None
 
@@ -101,11 +101,11 @@ def install_distill_forward(
             return HiddenStatesOutput(hidden_states=hidden_states)
         head = model.get_output_embeddings().weight  # read here: FSDP and PEFT replace it
         with maybe_gather_lm_head_ctx(head):
-            distill.parts = distillation_loss(
+            distill.parts = grouped_loss(
                 hidden_states,
                 gather_head(head, hidden_states.dtype) if isinstance(head, DTensor) else head,
                 gather_response_labels(labels),
-                distill.teacher,
+                distill.groups,
                 distill.objective,
             )
         return DistillOutput(total=distill.parts.total)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from data_builders.audio import decode_speech
-from data_builders.schema import SPEECH_RATE_HZ
+from data_builders.schema import CLIP_COLUMNS, SPEECH_RATE_HZ
 from trainer_ext.students.base import StudentEncoder
 
 
@@ -32,9 +32,15 @@ def decode_clip(row: Mapping[str, Any], channel: str) -> np.ndarray | None:
     Raises:
         ValueError: the row's clip is missing or unreadable; names the row.
     """
-    return None if channel == "t2t" else decode_speech(row["speech"], row["id"])
+    if channel not in CLIP_COLUMNS:
+        return None
+    clip, _ = CLIP_COLUMNS[channel]
+    return decode_speech(row[clip], row["id"])
 
 
 def estimate_samples(row: Mapping[str, Any], channel: str) -> int:
     """Return the samples of a row's clip from its stated length, without decoding it."""
-    return 0 if channel == "t2t" else round(row["speech_seconds"] * SPEECH_RATE_HZ)
+    if channel not in CLIP_COLUMNS:
+        return 0
+    _, seconds = CLIP_COLUMNS[channel]
+    return round(row[seconds] * SPEECH_RATE_HZ)

@@ -16,8 +16,8 @@ class Asked(NamedTuple):
 
     def to_row(self) -> dict[str, Any]:
         """Return the columns that an encoder reads, the clip undecoded."""
-        item = self.item
-        return {"id": item.id, "question": item.question, "system": item.system, "speech": self.read_clip()}
+        item, clip = self.item, self.read_clip()
+        return {"id": item.id, "question": item.question, "system": item.system, "speech": clip, "audio": clip}
 
 
 class AnswerSource(Protocol):
