@@ -96,7 +96,7 @@ class PairCollator:
             **self.student.extract_features(clips),
             "channel_index": channel_index,
             "question_index": questions,
-            "response_lengths": [len(responses[i]) if i in taught else 0 for i in range(len(rows))],
+            "response_lengths": [0 if i in sounds else len(response) for i, response in enumerate(responses)],
             "example_ids": [row["id"] for row in rows],
         }
         if self.teacher is not None and taught:

@@ -132,7 +132,8 @@ class CrossModalDistillTrainer(PushingTrainer):
         if teacher is not None:
             teacher.attach(self.model, self.accelerator.device, args.temperature)
         if teacher is not None and SOUND_CHANNEL in args.channels:
-            self.untouched = UntouchedStudent(self.model, f"channel {SOUND_CHANNEL!r}")
+            instead = f"teacher_kind {NO_TEACHER!r}, or channels without {SOUND_CHANNEL!r}"
+            self.untouched = UntouchedStudent(self.model, f"channel {SOUND_CHANNEL!r}", instead)
             if self.is_sharded:
                 raise ValueError(
                     f"channel {SOUND_CHANNEL!r} is trained with an unsharded student: its processes would wait for "

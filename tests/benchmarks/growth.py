@@ -30,6 +30,7 @@ from trainer_ext.collator import PairCollator  # noqa: E402
 from trainer_ext.loss.distillation import distillation_loss  # noqa: E402
 from trainer_ext.loss.objective import PAPER_DEFAULTS  # noqa: E402
 from trainer_ext.loss.teacher_targets import LiveTargets, TokenGroup  # noqa: E402
+from trainer_ext.pair_batch import PairBatch  # noqa: E402
 from trainer_ext.row_validation import check_rows  # noqa: E402
 from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward  # noqa: E402
 from trainer_ext.students.registry import load_student_family  # noqa: E402
@@ -60,14 +61,13 @@ def time_step(questions: int, seconds: float) -> float:
     install_distill_forward(model, family.packed_inputs)
     collator = PairCollator(family, None)
     rows = [make_row(seconds, number) for number in range(questions)]
-    inputs = ("input_ids", "attention_mask", "input_features", "feature_attention_mask")
 
     def step() -> None:
-        batch = collator(rows)
-        request = DistillRequest(batch["labels"], [TokenGroup(None, None)], PAPER_DEFAULTS)
-        model(**{name: batch[name] for name in inputs}, distill=request).total.backward()
+        batch = PairBatch.split(collator(rows))
+        request = DistillRequest(batch.labels, [TokenGroup(None, None)], PAPER_DEFAULTS)
+        model(**batch.model_inputs, distill=request).total.backward()
 
-    return time_best(step)
+    return time_median(step)
 
 
 def time_loss(vocabulary: int) -> float:
@@ -76,10 +76,10 @@ def time_loss(vocabulary: int) -> float:
     head = torch.randn(vocabulary, LOSS_WIDTH) / LOSS_WIDTH**0.5
     labels = torch.randint(vocabulary, (LOSS_TOKENS,))
     teacher = LiveTargets(torch.arange(LOSS_TOKENS), torch.randn(LOSS_TOKENS, LOSS_WIDTH), head)
-    return time_best(lambda: distillation_loss(states, head, labels, teacher).total.backward())
+    return time_median(lambda: distillation_loss(states, head, labels, teacher).total.backward())
 
 
-def time_best(work: Callable[[], None]) -> float:
+def time_median(work: Callable[[], None]) -> float:
     """Return the median seconds of a few repetitions after one for warming up."""
     work()
     seconds = []
@@ -93,9 +93,8 @@ def time_best(work: Callable[[], None]) -> float:
 def measure_rows(count: int) -> None:
     """Print seconds of the validation and of `fill_batches`, and the MiB that the validation adds."""
     few = [make_row(1.0, number) for number in range(min(count, 100))]
-    rows = concatenate_datasets([Dataset.from_list(few)] * (count // len(few))).shuffle(
-        seed=0
-    )  # as a split leaves them
+    rows = concatenate_datasets([Dataset.from_list(few)] * (count // len(few)))
+    rows = rows.shuffle(seed=0)  # as a split leaves them
     family = load_student_family(STUDENT)
     gc.collect()
     before, start = peak_mib(), time.perf_counter()

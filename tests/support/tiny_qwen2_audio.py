@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from transformers import (
     AutoTokenizer,
     Qwen2AudioConfig,
@@ -11,6 +10,7 @@ from transformers import (
 )
 
 from tests.support.lab import STUDENT
+from tests.support.random_student import save_random_student
 
 SPARE_ROWS = 24  # as the published head, which has more rows than any teacher's
 
@@ -31,11 +31,7 @@ def save_tiny_qwen2_audio(folder: Path) -> Path:
         ),
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
     )  # fmt: skip
-    torch.manual_seed(0)
-    model = Qwen2AudioForConditionalGeneration(config)
-    for parameter in model.model.multi_modal_projector.parameters():
-        parameter.data.normal_(std=0.5)  # loud enough that a clip moves the states
-    model.save_pretrained(folder)
+    save_random_student(Qwen2AudioForConditionalGeneration, config, folder)
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=128, chunk_length=30).save_pretrained(folder)
     return folder

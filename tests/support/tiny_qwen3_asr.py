@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from transformers import (
     AutoTokenizer,
     Qwen3ASRConfig,
@@ -12,6 +11,7 @@ from transformers import (
 )
 
 from tests.support.lab import STUDENT
+from tests.support.random_student import save_random_student
 
 MARKS = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
 # The layout of the published chat template: a system prompt and clips; written parts of the user's turn are left out.
@@ -42,10 +42,6 @@ def save_tiny_qwen3_asr(folder: Path) -> Path:
         audio_token_id=tokenizer.convert_tokens_to_ids(MARKS["audio_token"]),
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
-    torch.manual_seed(0)
-    model = Qwen3ASRForConditionalGeneration(config)
-    for parameter in model.model.multi_modal_projector.parameters():
-        parameter.data.normal_(std=0.5)  # loud enough that a clip moves the states
-    model.save_pretrained(folder)
+    save_random_student(Qwen3ASRForConditionalGeneration, config, folder)
     Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=TEMPLATE).save_pretrained(folder)
     return folder

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2_5OmniForConditionalGeneration,
@@ -23,27 +22,19 @@ from data_builders.pretrained import WEIGHTS_ONLY, load_config, load_tokenizer, 
 from data_builders.storage.json_files import read_object
 from trainer_ext.checkpoints.safetensors_files import SafetensorsFiles, find_file
 from trainer_ext.students import qwen2_5_omni_names
-from trainer_ext.students.audio_chat_encoder import AudioChatEncoder
-from trainer_ext.students.empty_weights import place_empty_weights
-from trainer_ext.students.frozen_modules import freeze_modules
-from trainer_ext.students.packed_attention import PACKED_ATTENTION, check_packable
+from trainer_ext.students.audio_tower_student import AudioTowerStudent
 from trainer_ext.students.qwen2_5_omni_exports import EXPORT_TARGETS, THINKER_CLASS
 from trainer_ext.students.unloaded_module import UnloadedModule
 
 FULL_MODEL_TYPE = "qwen2_5_omni"
 
 
-class Qwen2_5OmniStudent(AudioChatEncoder):
+class Qwen2_5OmniStudent(AudioTowerStudent):
     """Encoder and architecture of one Qwen2.5-Omni checkpoint. Holds no weights."""
 
-    # LoRA on the language model only: a bare "q_proj" would also match the audio tower.
-    lora_target_modules = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    loaded_class = Qwen2_5OmniThinkerForConditionalGeneration
     frozen_modules = ("model.audio_tower", "model.visual")
-    head_module = "lm_head"
-    language_module = "model.language_model"
     unloaded_module = "model.visual"
-    # Default attention by config: rows are packed in the language model only.
-    attention = {"text_config": PACKED_ATTENTION, "audio_config": "sdpa"}
     model_class = THINKER_CLASS
     card_note = (
         "The audio tower is untouched. The talker, where the base model has one, was not trained with the new thinker: "
@@ -81,19 +72,9 @@ class Qwen2_5OmniStudent(AudioChatEncoder):
 
     def load_model(self, name_or_path: str, **from_pretrained: Any) -> PreTrainedModel:
         """Load the thinker without its vision tower, audio tower frozen."""
-        check_packable(self.config.get_text_config())
-        if from_pretrained.get("attn_implementation") in (None, PACKED_ATTENTION):
-            from_pretrained["attn_implementation"] = self.attention
-        with naming(name_or_path):
-            model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-                name_or_path, **WEIGHTS_ONLY, **from_pretrained
-            )
-        model.generation_config = GenerationConfig(
-            eos_token_id=self.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
-        )
+        model = super().load_model(name_or_path, **from_pretrained)
         placeholder = UnloadedModule(name_or_path, from_pretrained.get("revision"))
         model.set_submodule(self.unloaded_module, placeholder)
-        freeze_modules(model, self.frozen_modules, "model.audio_tower")
         return model
 
     def load_unloaded_weights(self, model: nn.Module) -> dict[str, Tensor]:
@@ -107,14 +88,6 @@ class Qwen2_5OmniStudent(AudioChatEncoder):
             for saved in files.file_of
             if (name := self.to_memory_name(saved)) and name.startswith(f"{self.unloaded_module}.")
         }
-
-    @staticmethod
-    def make_empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-        """Build the thinker with zero-memory placeholder weights."""
-        with torch.device("meta"):
-            model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(dtype)
-        model.set_attn_implementation(Qwen2_5OmniStudent.attention)
-        return place_empty_weights(model)
 
     @staticmethod
     def packed_inputs(positions: Tensor, row_lengths: list[int]) -> dict[str, Any]:

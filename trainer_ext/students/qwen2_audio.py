@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from data_builders.pretrained import load_config, naming
-from trainer_ext.students.tower_projector import TowerProjectorStudent, merged_target
+from trainer_ext.students.audio_tower_student import AudioTowerStudent, merged_target
 
 MODEL_CLASS = "Qwen2AudioForConditionalGeneration"
 # Names in a published checkpoint by names in memory (conversion_mapping.py of transformers).
@@ -21,7 +21,7 @@ CHECKPOINT_NAMES = {
 }
 
 
-class Qwen2AudioStudent(TowerProjectorStudent):
+class Qwen2AudioStudent(AudioTowerStudent):
     """Encoder and architecture of one Qwen2-Audio checkpoint. Holds no weights."""
 
     loaded_class = Qwen2AudioForConditionalGeneration

@@ -15,7 +15,7 @@ from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
 from data_builders.chat_encoder import QUESTION_SLOT, render
 from data_builders.pretrained import load_config, naming
 from trainer_ext.students.audio_chat_encoder import make_messages
-from trainer_ext.students.tower_projector import TowerProjectorStudent, merged_target
+from trainer_ext.students.audio_tower_student import AudioTowerStudent, merged_target
 
 MODEL_CLASS = "Qwen3ASRForConditionalGeneration"
 CHAT_TEMPLATE = (
@@ -29,7 +29,7 @@ TOKENS_PER_SECOND = 13  # three convolutions halve 100 frames, rounding up
 CHUNK_FRAMES = 100  # the convolutions see one chunk at a time
 
 
-class Qwen3ASRStudent(TowerProjectorStudent):
+class Qwen3ASRStudent(AudioTowerStudent):
     """Encoder and architecture of one Qwen3-ASR checkpoint. Holds no weights."""
 
     loaded_class = Qwen3ASRForConditionalGeneration

@@ -33,7 +33,8 @@ class SelfTeacher:
         Raises:
             ValueError: the student has no adapters to switch off.
         """
-        self.student = UntouchedStudent(student, "teacher_kind 'self'")
+        instead = "teacher_kind 'model' with the text LLM to learn from"
+        self.student = UntouchedStudent(student, "teacher_kind 'self'", instead)
 
     def targets(self, teacher_inputs: dict[str, Tensor], teacher_index: Tensor) -> LiveTargets:
         assert self.student is not None

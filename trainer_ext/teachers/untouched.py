@@ -12,15 +12,19 @@ from trainer_ext.students.distill_forward import HiddenStatesRequest
 class UntouchedStudent:
     """A PEFT student without its adapters.
 
+    Args:
+        wanted_by: the setting that needs it, for the error message.
+        instead: the setting that does not.
+
     Raises:
         ValueError: the student has no adapters to switch off.
     """
 
-    def __init__(self, student: nn.Module, wanted_by: str) -> None:
+    def __init__(self, student: nn.Module, wanted_by: str, instead: str) -> None:
         if not isinstance(student, PeftModel):
             raise ValueError(
                 f"{wanted_by} needs the student with its adapters switched off, and this student has none: set "
-                "use_peft, or teacher_kind 'model' with the text LLM to learn from"
+                f"use_peft, or {instead}"
             )
         self.student: Any = student
 

@@ -1,10 +1,10 @@
 """Tests of the Qwen2-Audio family against its official processor."""
 
-import numpy as np
 import pytest
 import torch
 from transformers import Qwen2AudioProcessor
 
+from tests.support.noise import make_noise
 from trainer_ext.students.registry import load_student_family
 
 SYSTEM, QUESTION = "Be brief.", "How many beeps?"
@@ -15,15 +15,11 @@ def audio_family(tiny_qwen2_audio):
     return load_student_family(str(tiny_qwen2_audio))
 
 
-def make_clip(samples: int) -> np.ndarray:
-    return np.random.default_rng(samples).normal(size=samples).astype(np.float32) / 10
-
-
 @pytest.mark.parametrize("samples", [1600, 16000, 16001, 48123, 480000])
 def test_prompts_and_features_are_those_of_the_official_processor(audio_family, tiny_qwen2_audio, samples):
     """Prevents: prompts or features that the model has never seen."""
     processor = Qwen2AudioProcessor.from_pretrained(tiny_qwen2_audio)
-    clip = make_clip(samples)
+    clip = make_noise(samples)
     audio, text = {"type": "audio", "audio": ""}, {"type": "text", "text": QUESTION}
     asked = [
         ([text], audio_family.encode_text_prompt(QUESTION, SYSTEM)),

@@ -1,10 +1,10 @@
 """Tests of the Qwen3-ASR family against its official processor."""
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoProcessor
 
+from tests.support.noise import make_noise
 from trainer_ext.students.registry import load_student_family
 
 SYSTEM, QUESTION = "Be brief.", "How many beeps?"
@@ -15,15 +15,11 @@ def asr_family(tiny_qwen3_asr):
     return load_student_family(str(tiny_qwen3_asr))
 
 
-def make_clip(samples: int) -> np.ndarray:
-    return np.random.default_rng(samples).normal(size=samples).astype(np.float32) / 10
-
-
 @pytest.mark.parametrize("samples", [1600, 8001, 16000, 16001, 48123, 475_000])
 def test_spoken_prompts_and_features_are_those_of_the_official_processor(asr_family, tiny_qwen3_asr, samples):
     """Prevents: prompts or features that the model has never seen."""
     processor = AutoProcessor.from_pretrained(tiny_qwen3_asr)
-    clip = make_clip(samples)
+    clip = make_noise(samples)
     messages = [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
         {"role": "user", "content": [{"type": "audio", "audio": ""}]},
@@ -37,7 +33,7 @@ def test_spoken_prompts_and_features_are_those_of_the_official_processor(asr_fam
 
 def test_a_clip_sounds_the_same_beside_a_longer_one(asr_family):
     """Prevents: states that depend on the other clips of a batch."""
-    clip, longer = make_clip(20_001), make_clip(60_000)
+    clip, longer = make_noise(20_001), make_noise(60_000)
     alone, both = asr_family.extract_features([clip]), asr_family.extract_features([clip, longer])
     assert both["input_features_mask"].sum(1).tolist() == [125, 375]
     assert torch.equal(alone["input_features"][0, :, :125], both["input_features"][0, :, :125])

@@ -1,4 +1,4 @@
-"""The layout that transformers gives most speech LLMs: audio_tower, multi_modal_projector, language_model, lm_head.
+"""The layout that transformers gives most speech LLMs: audio_tower, language_model, lm_head, mostly with a projector.
 
 A family of this layout is a subclass with its model class, its names on disk and what differs in its features. The
 audio tower and the projector stay as they are.
@@ -14,20 +14,19 @@ from data_builders.pretrained import WEIGHTS_ONLY, naming
 from trainer_ext.students.audio_chat_encoder import AudioChatEncoder
 from trainer_ext.students.base import ExportTarget
 from trainer_ext.students.empty_weights import place_empty_weights
-from trainer_ext.students.frozen_modules import freeze_modules
 from trainer_ext.students.packed_attention import PACKED_ATTENTION, check_packable
 
 
-class TowerProjectorStudent(AudioChatEncoder):
+class AudioTowerStudent(AudioChatEncoder):
     """A `StudentArchitecture` of this layout, and the encoder."""
 
     loaded_class: ClassVar[type[PreTrainedModel]]
     # LoRA on the language model only: a bare "q_proj" would also match the audio tower.
     lora_target_modules = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    frozen_modules = ("model.audio_tower", "model.multi_modal_projector")
+    frozen_modules: tuple[str, ...] = ("model.audio_tower", "model.multi_modal_projector")
     head_module = "lm_head"
     language_module = "model.language_model"
-    unloaded_module = None
+    unloaded_module: str | None = None
     # Default attention by config: rows are packed in the language model only.
     attention: ClassVar = {"text_config": PACKED_ATTENTION, "audio_config": "sdpa"}
 
@@ -37,7 +36,7 @@ class TowerProjectorStudent(AudioChatEncoder):
         return config
 
     def load_model(self, name_or_path: str, **from_pretrained: Any) -> PreTrainedModel:
-        """Load the model, audio tower and projector frozen."""
+        """Load the model with its frozen modules frozen."""
         check_packable(self.config.get_text_config())
         if from_pretrained.get("attn_implementation") in (None, PACKED_ATTENTION):
             from_pretrained["attn_implementation"] = self.attention
@@ -46,7 +45,9 @@ class TowerProjectorStudent(AudioChatEncoder):
         model.generation_config = GenerationConfig(
             eos_token_id=self.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
         )
-        freeze_modules(model, self.frozen_modules, "model.audio_tower")
+        for name in self.frozen_modules:
+            model.get_submodule(name).requires_grad_(False)
+        model.get_submodule("model.audio_tower").register_forward_hook(detach_output)
         return model
 
     def load_unloaded_weights(self, model: nn.Module) -> dict[str, Tensor]:
@@ -65,6 +66,15 @@ class TowerProjectorStudent(AudioChatEncoder):
     def packed_inputs(positions: Tensor, row_lengths: list[int]) -> dict[str, Any]:
         """Return `position_ids` (1, S), which start at zero in every row, and `row_lengths`."""
         return {"position_ids": positions[None], "row_lengths": row_lengths}
+
+
+def detach_output(tower: nn.Module, inputs: Any, output: Any) -> Any:
+    """Return the output of a frozen tower without its graph.
+
+    Under gradient checkpointing transformers makes the output of the first layer require gradients, also the tower's
+    (it hooks every `get_input_embeddings`). The tower would be recomputed and differentiated for nothing.
+    """
+    return type(output)({name: value.detach() for name, value in output.items()})
 
 
 def merged_target(model_class: str) -> dict[str, ExportTarget]:
