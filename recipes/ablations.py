@@ -121,7 +121,8 @@ def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
     evaluator = read_report(variants[0], seeds[0], root)["evaluator"].replace("_", " ")
     data_figures = read_data_figures(variants, root)
     divergences = [f"{name}, nats" for name in DIVERGENCES]
-    columns = (*FIGURES, *divergences, *COSTS.values(), *next(iter(data_figures.values())))
+    sounds = ["sounds"] if "sounds" in read_report(variants[0], seeds[0], root) else []
+    columns = (*FIGURES, *sounds, *divergences, *COSTS.values(), *next(iter(data_figures.values())))
     lines = [
         f"| {evaluator}, percent (seeds: {len(seeds)}) | {' | '.join(columns)} |",
         "|---|" + "---|" * len(columns),
@@ -130,9 +131,12 @@ def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
         reports = [read_report(variant, seed, root) for seed in seeds]
         if variant is variants[0]:
             before = reports[0]["before"]["all"]
-            cells = [f"{before[key]:.1f}" for key in FIGURES] + describe_divergences(reports[:1], "before")
+            cells = [f"{before[key]:.1f}" for key in FIGURES]
+            cells += [f"{reports[0][name]['before']['all']:.1f}" for name in sounds]
+            cells += describe_divergences(reports[:1], "before")
             lines.append(f"| untouched student | {' | '.join(cells)} |{' |' * (len(columns) - len(cells))}")
         cells = [describe([report["after"]["all"][key] for report in reports]) for key in FIGURES]
+        cells += [describe([report[name]["after"]["all"] for report in reports]) for name in sounds]
         cells += describe_divergences(reports, "after")
         cells += [f"{statistics.mean(report[key] for report in reports):.3g}" for key in COSTS]
         cells += data_figures[variant.name].values()

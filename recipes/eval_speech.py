@@ -19,21 +19,23 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 import yaml
 from accelerate import PartialState
 
 from data_builders.arguments import DataArguments
 from data_builders.hub.ids import public_name
-from data_builders.pairs import load_pairs
+from data_builders.pairs import load_pairs, read_pairs
 from data_builders.pretrained import load_config
+from data_builders.sounds import add_sounds
 from data_builders.storage.dataset_folder import load_dataset_folder
 from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
 from trainer_ext.checkpoints.output_dir import claim_folder
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.answering import Generation
-from trainer_ext.evaluation.arguments import EvaluationArguments, ModelsArguments, read_pairs
+from trainer_ext.evaluation.arguments import EvaluationArguments, ModelsArguments, read_key_values
 from trainer_ext.evaluation.benchmarks.base import Benchmark, LoadedBenchmark, load_benchmark
 from trainer_ext.evaluation.benchmarks.own_data import make_mapped_benchmark, make_pairs_benchmark
 from trainer_ext.evaluation.benchmarks.registry import OVERALL, find_benchmarks
@@ -199,8 +201,8 @@ def load_benchmarks(evaluation: EvaluationArguments) -> list[LoadedBenchmark]:
     Raises:
         ValueError: a data set, split or column is missing.
     """
-    folders = read_pairs(evaluation.benchmark_folders, "benchmark_folders")
-    splits = read_pairs(evaluation.benchmark_splits, "benchmark_splits")
+    folders = read_key_values(evaluation.benchmark_folders, "benchmark_folders")
+    splits = read_key_values(evaluation.benchmark_splits, "benchmark_splits")
     loaded = []
     for benchmark in find_benchmarks(evaluation.benchmarks):
         if benchmark.name in splits:
@@ -208,9 +210,9 @@ def load_benchmarks(evaluation: EvaluationArguments) -> list[LoadedBenchmark]:
         folder = folders.get(benchmark.name, folders.get(benchmark.name.split("/")[0]))
         loaded.append(load_benchmark(benchmark, folder, evaluation.max_items))
     if evaluation.run_config is not None:
-        loaded.append(load_held_out(evaluation))
+        loaded += load_held_out(evaluation)
     if evaluation.dataset_name is not None:
-        loaded.append(load_own_data(evaluation))
+        loaded += load_own_data(evaluation)
     changed = [
         apply_condition(plain, condition)
         for condition in evaluation.conditions
@@ -220,8 +222,8 @@ def load_benchmarks(evaluation: EvaluationArguments) -> list[LoadedBenchmark]:
     return [*loaded, *changed]
 
 
-def load_held_out(evaluation: EvaluationArguments) -> LoadedBenchmark:
-    """Load the held-out rows of a training config, built here if they are not there yet."""
+def load_held_out(evaluation: EvaluationArguments) -> list[LoadedBenchmark]:
+    """Load the held-out rows of a training config, built here if they are not there yet, and its held-out sounds."""
     assert evaluation.run_config is not None
     assert evaluation.evaluator is not None
     file = Path(evaluation.run_config)
@@ -237,10 +239,13 @@ def load_held_out(evaluation: EvaluationArguments) -> LoadedBenchmark:
     pairs = load_pairs(data, model.teacher, check)  # as the run did, so that it finds what the run has made
     if "test" not in pairs:
         raise ValueError(f"run_config: the data of {file} have no held-out rows (no split 'test')")
-    return select_pairs(pairs["test"], file.stem, evaluation, data.answer_max_new_tokens)
+    if data.sound_dataset_name is not None:
+        sounds = read_pairs(data.sound_dataset_name, revision=data.sound_dataset_revision)
+        pairs = add_sounds(pairs, sounds, None, train=False)
+    return select_rows(pairs["test"], file.stem, evaluation, data.answer_max_new_tokens)
 
 
-def load_own_data(evaluation: EvaluationArguments) -> LoadedBenchmark:
+def load_own_data(evaluation: EvaluationArguments) -> list[LoadedBenchmark]:
     """Load a data set of build_data.py, or any other by its columns."""
     assert evaluation.dataset_name is not None
     assert evaluation.evaluator is not None
@@ -250,33 +255,40 @@ def load_own_data(evaluation: EvaluationArguments) -> LoadedBenchmark:
             raise ValueError(
                 f"{evaluation.dataset_name} has no split {evaluation.dataset_split!r}; it has {', '.join(pairs)}"
             )
-        return select_pairs(pairs[evaluation.dataset_split], public_name(evaluation.dataset_name), evaluation, 1024)
+        return select_rows(pairs[evaluation.dataset_split], public_name(evaluation.dataset_name), evaluation, 1024)
     benchmark: Benchmark = make_mapped_benchmark(
         evaluation.dataset_name,
         evaluation.dataset_config,
         evaluation.dataset_split,
-        read_pairs(evaluation.columns, "columns"),
+        read_key_values(evaluation.columns, "columns"),
         evaluation.evaluator,
         1024,
         evaluation.dataset_revision,
     )
-    return load_benchmark(benchmark, None, evaluation.max_items)
+    return [load_benchmark(benchmark, None, evaluation.max_items)]
 
 
-def select_pairs(rows: Any, name: str, evaluation: EvaluationArguments, max_new_tokens: int) -> LoadedBenchmark:
-    """Return the rows that have speech as a benchmark."""
-    spoken = [i for i, seconds in enumerate(rows["speech_seconds"]) if seconds]
-    if not spoken:
-        raise ValueError(f"{name} has no held-out row with speech")
-    rows = rows.select(spoken[: evaluation.max_items])
-    return make_pairs_benchmark(rows, name, evaluation.evaluator or "", max_new_tokens)
+def select_rows(
+    rows: datasets.Dataset, name: str, evaluation: EvaluationArguments, max_new_tokens: int
+) -> list[LoadedBenchmark]:
+    """Return the rows that have speech as a benchmark, and those that ask about sounds as another one."""
+    evaluator = evaluation.evaluator or ""
+    found = []
+    for column, label, about_sounds in (("speech_seconds", name, False), ("audio_seconds", f"{name}/sounds", True)):
+        seconds = rows[column] if column in rows.column_names else []
+        if numbers := [i for i, length in enumerate(seconds) if length]:
+            chosen = rows.select(numbers[: evaluation.max_items])
+            found.append(make_pairs_benchmark(chosen, label, evaluator, max_new_tokens, about_sounds))
+    if not found:
+        raise ValueError(f"{name} has no held-out row with speech or with a sound")
+    return found
 
 
 def list_overall(evaluation: EvaluationArguments) -> dict[str, list[str]]:
     """Return the overall scores that can be made: of whole subsets alone."""
     if evaluation.max_items is not None:
         return {}
-    cut = set(read_pairs(evaluation.benchmark_splits, "benchmark_splits"))
+    cut = set(read_key_values(evaluation.benchmark_splits, "benchmark_splits"))
     named = {name: [f"voicebench/{subset}" for subset in subsets] for name, subsets in OVERALL.items()}
     return {name: subsets for name, subsets in named.items() if not cut & set(subsets)}
 

@@ -34,6 +34,8 @@ from data_builders.pairs import locate_pairs, read_pairs
 from data_builders.pipeline.assemble import MANIFEST, read_manifest
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.pipeline.preview import preview_questions
+from data_builders.schema import SOUND_CHANNEL
+from data_builders.sounds import add_sounds
 from data_builders.storage.atomic import write_atomic
 from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -43,7 +45,7 @@ from trainer_ext.checkpoints.output_dir import claim_output_dir, replace_earlier
 from trainer_ext.command_line import run_command
 from trainer_ext.evaluation.divergences import measure_divergences
 from trainer_ext.evaluation.evaluators.base import check_evaluator
-from trainer_ext.evaluation.held_out import AFTER, BEFORE, HeldOut, select_held_out, show_lines
+from trainer_ext.evaluation.held_out import AFTER, BEFORE, HeldOut, select_held_out, select_sounds, show_lines
 from trainer_ext.evaluation.plots import plot_training
 from trainer_ext.evaluation.tables import make_model_index, write_markdown
 from trainer_ext.hub.run_facts import gather_facts
@@ -99,6 +101,7 @@ def main() -> None:
     with state.main_process_first(), without_zero3_init(training):
         name = locate_pairs(data, model.teacher, check, training.allowed_rejected_share)
         pairs = read_pairs(name, data.speech_column, data.dataset_revision)
+        pairs = with_sounds(pairs, data, training)
     if training.eval_strategy != "no" and "test" not in pairs:
         raise ValueError(f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'")
     held_out = find_held_out(pairs.get("test"), data, training)
@@ -155,6 +158,16 @@ def check_before_work(training: CrossModalDistillConfig, resume: str | bool | No
         raise ValueError(f"report_to: {error}") from error
 
 
+def with_sounds(
+    pairs: datasets.DatasetDict, data: DataArguments, training: CrossModalDistillConfig
+) -> datasets.DatasetDict:
+    """Add the questions about sounds, if the run has any; those to train on only where it trains a2t."""
+    if data.sound_dataset_name is None:
+        return pairs
+    sounds = read_pairs(data.sound_dataset_name, revision=data.sound_dataset_revision)
+    return add_sounds(pairs, sounds, data.sound_share, train=SOUND_CHANNEL in training.channels)
+
+
 def check_push(model: ModelArguments, training: CrossModalDistillConfig) -> None:
     """Claim the repository, and say what strangers will not be able to load."""
     base = model.model_name_or_path
@@ -200,7 +213,8 @@ def show_preview(
         preview = preview_questions(questions, (1, 1), check)
         counts, rows, seconds = preview.counts, preview.rows, list(preview.speech_seconds)
     else:
-        split = read_pairs(data.dataset_name, data.speech_column, data.dataset_revision)["train"]
+        pairs = read_pairs(data.dataset_name, data.speech_column, data.dataset_revision)
+        split = with_sounds(pairs, data, training)["train"]
         clips = [name for name, feature in split.features.items() if isinstance(feature, datasets.Audio)]
         rows = list(split.remove_columns(clips))
         checked = check_rows(split, family, None, training.channels, training.hard_targets, training.max_length)
@@ -283,7 +297,10 @@ def find_held_out(
     if rows is None:
         print("no scores: the data set has no `test` rows with speech and `teacher_response`")
         return None
-    return HeldOut(rows, training.evaluator, data.answer_max_new_tokens, Path(training.output_dir), training.seed)
+    return HeldOut(
+        rows, training.evaluator, data.answer_max_new_tokens, Path(training.output_dir), training.seed,
+        select_sounds(test),
+    )  # fmt: skip
 
 
 def measure(trainer: CrossModalDistillTrainer, held_out: HeldOut | None, label: str) -> None:

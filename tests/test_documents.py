@@ -43,6 +43,8 @@ SMALL = {
     "recipes/eval_speech.py": ["--max_items", "3"],
     "tests/benchmarks": ["--smoke"],
 }
+# Commands that read what the one before has made; a test runs them one after another.
+SOUNDS = ("recipes/tiny_lab/make_sounds.py", "recipes/build_sound_data.py", "recipes/configs/tiny_sounds.yaml")
 NEEDS = {"GPU", "network"}
 ALL_VARIANTS = ["tiny", "tiny_s2t_only", "tiny_t2t_only", "tiny_gold", "tiny_no_kl", "tiny_stored", "tiny_self"]
 
@@ -71,7 +73,7 @@ def is_marked(command: str) -> bool:
     return command.rpartition("# ")[2] in NEEDS
 
 
-RUNNABLE = [c for c in COMMANDS if not is_marked(c) and not c.startswith(ENVIRONMENT)]
+RUNNABLE = [c for c in COMMANDS if not is_marked(c) and not c.startswith(ENVIRONMENT) and not c.endswith(SOUNDS)]
 # tests/test_benchmarks.py runs benchmarks that are documented without arguments.
 BENCHMARKS = [c for c in RUNNABLE if re.fullmatch(r"python tests/benchmarks/\w+\.py", c)]
 
@@ -178,6 +180,24 @@ def test_a_command_runs(command, outputs):
     words = [str(outputs / word) if word.startswith("outputs/") else word for word in words]
     launcher, rest = ([sys.executable], words[1:]) if words[0] == "python" else (words[:2], words[2:])
     run([*launcher, *rest, *small], timeout=600)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_sounds_run_one_after_another(outputs):
+    """Prevents: a command whose files the next one looks for in another place."""
+    commands = [c for document in DOCUMENTS for c in read_commands(document) if c.endswith(SOUNDS)]
+    lab, data, cache = (str(outputs / name) for name in ("sounds", "sound_data", "data"))
+    student = ["--model_name_or_path", f"{lab}/sound_student"]
+    small = [
+        ["--heard", "100", "--steps", "2", "--output_dir", lab],
+        ["--dataset_name", f"{lab}/sounds", *student, "--max_items", "200", "--output_dir", data, "--cache_dir", cache],
+        ["--sound_dataset_name", data, "--sound_share", "0.02", *student, *FEW_STEPS, "--cache_dir", cache],
+    ]
+    small[-1] += ["--questions", str(outputs / "my_questions.jsonl"), "--output_dir", str(outputs / "sound_run")]
+    for command, fewer in zip(commands, small, strict=True):
+        words = shlex.split(command)
+        launcher, rest = ([sys.executable], words[1:]) if words[0] == "python" else (words[:2], words[2:])
+        run([*launcher, *rest, *fewer], timeout=600)
 
 
 def test_every_extra_is_named_in_a_document():

@@ -1,4 +1,4 @@
-"""Speech of the tiny lab by espeak-ng, and batches of text and speech."""
+"""Speech of the tiny lab by espeak-ng, and batches of text, speech and sounds."""
 
 import random
 
@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from data_builders.audio import resample_speech
 from data_builders.speech.tts.espeak import EspeakEngine
+from trainer_ext.students.encode_row import encode_row
 from trainer_ext.students.qwen2_5_omni import Qwen2_5OmniStudent
 
 # The tower's training voices; those of the evaluation (`recipes/configs/tiny.yaml`) are not among them.
@@ -64,11 +65,17 @@ def batch_clips(clips: list[dict]) -> dict[str, torch.Tensor]:
 
 
 def batch_rows(family: Qwen2_5OmniStudent, items: list[tuple[dict, dict | None]]) -> dict[str, torch.Tensor]:
-    """Return right-padded inputs and labels; an item is (row, clip), or (row, None) for text."""
+    """Return right-padded inputs and labels; an item is (row, clip), or (row, None) for text.
+
+    The question of a row is in its clip, unless the row has a `channel` of its own.
+    """
     prompts = [
-        family.encode_text_prompt(row["question"], row.get("system", ""))
-        if clip is None
-        else family.encode_speech_prompt(clip["samples"], row.get("system", ""))
+        encode_row(
+            family,
+            {"system": "", **row},
+            row.get("channel", "t2t" if clip is None else "s2t"),
+            0 if clip is None else clip["samples"],
+        )
         for row, clip in items
     ]
     responses = [family.encode_response(row["answer"]) for row, _ in items]

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from arguments import OmniArguments
 
-from data_builders.arguments import BuildSettings, DataArguments, SoftTargetArguments
-from tests.support.configs import CONFIGS, DATA_CONFIGS, OMNI_CONFIGS
+from data_builders.arguments import BuildSettings, DataArguments, SoftTargetArguments, SoundDataArguments
+from tests.support.configs import CONFIGS, DATA_CONFIGS, OMNI_CONFIGS, SOUND_CONFIGS
 from tests.support.lab import ROOT
 from tests.support.settings import CLASSES
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -42,6 +42,16 @@ def test_a_data_config_parses_and_finds_its_files(file, monkeypatch):
     for path in (settings.questions.questions, settings.answers.teacher_model_name_or_path):
         assert path is None or not path.startswith("recipes/") or Path(path).exists()
     assert f"--config {file.relative_to(ROOT)}" in file.read_text() or file.stem == "tiny"
+
+
+@pytest.mark.parametrize("file", SOUND_CONFIGS, ids=lambda file: file.stem)
+def test_sounds_are_answered_by_the_student_that_will_train_on_them(file):
+    """Prevents: a teacher of sounds that is not the student before its training."""
+    (sounds,) = RecipeParser((SoundDataArguments,)).parse_args_and_config(["--config", str(file)])
+    (training,) = re.findall(r"--config (recipes/configs/\w+\.yaml)", file.read_text())
+    run = yaml.safe_load((ROOT / training).read_text())
+    assert sounds.output_dir == run["sound_dataset_name"]
+    assert sounds.model_name_or_path == run["model_name_or_path"]
 
 
 @pytest.mark.parametrize("file", OMNI_CONFIGS, ids=lambda file: file.stem)
@@ -86,6 +96,7 @@ def test_an_ablation_differs_from_the_default_in_what_it_studies(file):
             "save_steps",
             "save_total_limit",
         },
+        "tiny_sounds": {"model_name_or_path", "channels", "sound_dataset_name", "sound_share"},
         "tiny_full": {"use_peft", "lora_r", "lora_alpha", "lora_dropout", "learning_rate"},
     }[file.stem]
     ours, default = (yaml.safe_load(f.read_text()) for f in (file, file.with_name("tiny.yaml")))

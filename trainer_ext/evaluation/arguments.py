@@ -141,7 +141,7 @@ class EvaluationArguments:
         if self.evaluator is not None:
             check_evaluator(self.evaluator)
         for name in ("benchmark_folders", "benchmark_splits", "columns"):
-            read_pairs(getattr(self, name), name)
+            read_key_values(getattr(self, name), name)
         if not (self.benchmarks or self.run_config or self.dataset_name):
             raise ValueError("name what to ask: benchmarks, run_config or dataset_name")
         if (self.run_config or self.dataset_name) and self.evaluator is None:
@@ -152,7 +152,7 @@ class EvaluationArguments:
             parse_condition(condition)
 
 
-def read_pairs(entries: list[str], option: str) -> dict[str, str]:
+def read_key_values(entries: list[str], option: str) -> dict[str, str]:
     """Return key -> value of entries like key=value.
 
     Raises:

@@ -1,5 +1,7 @@
 """The held-out questions of a training run: asked before and after it, in writing and in speech, with one report.
 
+Held-out questions about sounds are asked beside them, each with its sound.
+
 rows -> before: answers, divergences -> training -> after: answers, divergences -> report.json, pictures, page
 """
 
@@ -14,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from data_builders.schema import SOUND_CHANNEL
 from trainer_ext.evaluation.answering import Generation
 from trainer_ext.evaluation.benchmarks.own_data import make_pairs_benchmark
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, load_evaluator
@@ -30,7 +33,7 @@ from trainer_ext.students.base import StudentFamily
 NEEDED_COLUMNS = ("source", "question", "system", "teacher_response", "speech", "speech_seconds")
 ITEMS_FOLDER = "_answers"  # `push_to_hub` uploads no name that begins with an underscore
 BEFORE, AFTER, TEACHER = "before", "after", "teacher"
-NAME = "held-out questions"
+NAME, SOUNDS = "held-out questions", "held-out sounds"
 AUTOMATIC = ("exact_answer", "word_overlap")  # evaluators that are chosen by the rows
 FIGURES = ("text", "speech", "gap", "forgetting")
 
@@ -41,6 +44,15 @@ def select_held_out(dataset: Dataset | None) -> Dataset | None:
         return None
     needed = dataset.select_columns(["teacher_response", "speech_seconds"])
     rows = [i for i, row in enumerate(needed) if all(row.values())]
+    return dataset.select(rows) if rows else None
+
+
+def select_sounds(dataset: Dataset | None) -> Dataset | None:
+    """Return the rows that ask about a sound and have an answer; None if there are none."""
+    if dataset is None or not {*NEEDED_COLUMNS[:4], "audio", "channels"} <= set(dataset.column_names):
+        return None
+    needed = dataset.select_columns(["channels", "teacher_response"])
+    rows = [i for i, row in enumerate(needed) if row["channels"] == [SOUND_CHANNEL] and row["teacher_response"]]
     return dataset.select(rows) if rows else None
 
 
@@ -72,11 +84,20 @@ class HeldOut:
 
     Args:
         rows: of `select_held_out`.
-        evaluator: a name of EVALUATORS; None chooses by the rows.
+        evaluator: a name of EVALUATORS; None chooses by the rows, as for the sounds.
+        sounds: of `select_sounds`.
         folder: of the run, for report and pictures; answers and page are in a folder of it that is never pushed.
     """
 
-    def __init__(self, rows: Dataset, evaluator: str | None, max_new_tokens: int, folder: Path, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rows: Dataset,
+        evaluator: str | None,
+        max_new_tokens: int,
+        folder: Path,
+        seed: int = 0,
+        sounds: Dataset | None = None,
+    ) -> None:
         self.folder, self.items_folder = folder, folder / ITEMS_FOLDER
         self.evaluator = choose_evaluator(evaluator, rows)
         loaded_evaluator = load_evaluator(self.evaluator)
@@ -85,11 +106,14 @@ class HeldOut:
         if loaded_evaluator.needs_reference:
             rows = select_referenced(rows, self.evaluator)
         self.rows = rows
-        loaded = make_pairs_benchmark(rows, NAME, self.evaluator, max_new_tokens)
+        benchmarks = [make_pairs_benchmark(rows, NAME, self.evaluator, max_new_tokens)]
+        if sounds is not None:
+            name = choose_evaluator(None, sounds)
+            benchmarks.append(make_pairs_benchmark(sounds, SOUNDS, name, max_new_tokens, about_sounds=True))
         self.plan = EvaluationPlan(
-            benchmarks=[loaded],
-            evaluators={NAME: self.evaluator},
-            modalities=("text", "speech"),
+            benchmarks=benchmarks,
+            evaluators={loaded.benchmark.name: loaded.benchmark.evaluator for loaded in benchmarks},
+            modalities=("text", "speech", "audio"),
             settings=EvaluatorSettings(seed=seed),
             generation=Generation(seed=seed),
             base=BEFORE,
@@ -143,11 +167,19 @@ class HeldOut:
 
 
 def add_lines(report: dict[str, Any]) -> dict[str, Any]:
-    """Add `before` and `after`: group -> teacher's text score, student's text and speech, gap and forgetting."""
-    groups = list(dict.fromkeys(line["group"] for line in report["scores"]))
+    """Add `before` and `after`: group -> teacher's text score, student's text and speech, gap and forgetting.
+
+    `sounds` has the scores of questions about sounds, where there are any: before and after -> group -> score.
+    """
+    groups = list(dict.fromkeys(line["group"] for line in report["scores"] if line["benchmark"] == NAME))
+    sounds: dict[str, dict[str, float]] = {}
+    for line in report["scores"]:
+        if line["benchmark"] == SOUNDS:
+            sounds.setdefault(line["model"], {})[line["group"]] = line["value"]
     return {
         **report,
         **{label: {group: make_line(report, label, group) for group in groups} for label in (BEFORE, AFTER)},
+        **({"sounds": sounds} if sounds else {}),
     }
 
 
@@ -155,7 +187,7 @@ def make_line(report: Mapping[str, Any], label: str, group: str) -> dict[str, fl
     """Return the figures of one group, in percent."""
 
     def score(model: str, modality: str) -> float:
-        line = find_line(report["scores"], model=model, modality=modality, group=group)
+        line = find_line(report["scores"], benchmark=NAME, model=model, modality=modality, group=group)
         assert line is not None
         return line["value"]
 
@@ -181,6 +213,10 @@ def show_lines(report: Mapping[str, Any]) -> None:
         cells = [f"{old[name]:.1f}→{new[name]:.1f}" for name in FIGURES]
         table.add_row(group.rpartition("/")[2], f"{new['teacher_text']:.1f}", *cells)
     Console().print(table)
+    if "sounds" in report:
+        old, new = report["sounds"][BEFORE], report["sounds"][AFTER]
+        changes = [f"{group.rpartition('/')[2]} {old[group]:.1f}→{value:.1f}" for group, value in new.items()]
+        print(f"questions about sounds, percent: {', '.join(changes)}")
     for name in dict.fromkeys(line["name"] for line in report["judge_free"]):
         found = [find_line(report["judge_free"], name=name, model=label) for label in (BEFORE, AFTER)]
         shown = [f"{line['value']:.3f} [{line['low']:.3f}, {line['high']:.3f}]" for line in found if line is not None]

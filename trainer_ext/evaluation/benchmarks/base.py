@@ -164,7 +164,9 @@ def find_source(benchmark: Benchmark, folder: str | None) -> str:
 
 def take_clips(rows: Dataset, column: str, source: str) -> Dataset:
     """Return the clips alone, undecoded; paths beside a file of rows are read from its folder."""
-    clips = rows.select_columns([column]).rename_column(column, CLIP)
+    clips = rows.select_columns([column])
+    if column != CLIP:
+        clips = clips.rename_column(column, CLIP)
     if isinstance(clips.features[CLIP], Value):
         root = (Path(source).parent if Path(source).is_file() else Path(source)).absolute()
         clips = Dataset.from_dict({CLIP: [resolve_path(root, path) for path in clips[CLIP]]})

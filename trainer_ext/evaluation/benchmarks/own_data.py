@@ -13,10 +13,13 @@ from trainer_ext.evaluation.items import Item
 FIELDS = ("question", "system", "reference", "choices", "group", "id", "speech", "audio")
 
 
-def make_pairs_benchmark(rows: Dataset, name: str, evaluator: str, max_new_tokens: int) -> LoadedBenchmark:
-    """Return the rows of the data contract that have speech as a benchmark; a source is a group."""
+def make_pairs_benchmark(
+    rows: Dataset, name: str, evaluator: str, max_new_tokens: int, about_sounds: bool = False
+) -> LoadedBenchmark:
+    """Return rows of the data contract that have speech, or all a sound, as a benchmark; a source is a group."""
     wanted = ("id", "question", "system", "source", "reference", "teacher_response", "voice")
-    if missing := [name for name in ("id", "question", "system", "source", "speech") if name not in rows.column_names]:
+    clip = "audio" if about_sounds else "speech"
+    if missing := [name for name in ("id", "question", "system", "source", clip) if name not in rows.column_names]:
         raise ValueError(f"{name}: the test rows have no column {', '.join(missing)}")
     if repeated := [str(row_id) for row_id, count in collections.Counter(rows["id"]).items() if count > 1]:
         raise ValueError(f"{name}: {len(repeated)} ids are in several rows, or none; the first is {repeated[0]}")
@@ -25,7 +28,8 @@ def make_pairs_benchmark(rows: Dataset, name: str, evaluator: str, max_new_token
         items.append(
             Item(
                 id=row["id"],
-                question_id=f"{row['source']}\0{row['system']}\0{row['question']}",
+                # Recordings of one question share its words; two sounds may be asked about in the same words.
+                question_id=row["id"] if about_sounds else f"{row['source']}\0{row['system']}\0{row['question']}",
                 benchmark=name,
                 group=row["source"],
                 question=row["question"],
@@ -38,13 +42,13 @@ def make_pairs_benchmark(rows: Dataset, name: str, evaluator: str, max_new_token
         name=name,
         source=name,
         splits=("test",),
-        modalities=("text", "speech"),
+        modalities=("audio",) if about_sounds else ("text", "speech"),
         evaluator=evaluator,
         make_item=dict,
         columns=(),
         max_new_tokens=max_new_tokens,
     )
-    clips = rows.select_columns(["speech"]).rename_column("speech", CLIP).cast_column(CLIP, SPEECH_FEATURE)
+    clips = rows.select_columns([clip]).rename_column(clip, CLIP).cast_column(CLIP, SPEECH_FEATURE)
     return LoadedBenchmark(benchmark, items, clips)
 
 
