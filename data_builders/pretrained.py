@@ -27,9 +27,14 @@ def load_config(name_or_path: str, revision: str | None = None) -> PretrainedCon
 
 
 def load_tokenizer(name_or_path: str, revision: str | None = None, **options: Any) -> Any:
-    """Load a tokenizer; see `load_config`."""
+    """Load a tokenizer; see `load_config`.
+
+    Where mistral-common is installed, transformers would take it for a Mistral's tokenizer: it has no chat template.
+    """
     with naming(name_or_path):
-        return AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **options)
+        return AutoTokenizer.from_pretrained(
+            name_or_path, revision=revision, trust_remote_code=False, mistral_format=False, **options
+        )
 
 
 def load_causal_lm_weights(name_or_path: str, revision: str | None = None, **options: Any) -> PreTrainedModel:

@@ -118,10 +118,11 @@ def worst_case_lengths(
     """Return a micro-batch of the longest rows."""
     questions = training.per_device_train_batch_size
     longest = training.max_length or DEFAULT_MAX_LENGTH
+    audio_tokens = round(family.audio_tokens_per_second * (family.padded_clip_seconds or speech_seconds))
     prompt = {
         "t2t": TEMPLATE_TOKENS + round(WRITTEN_TOKENS_PER_SECOND * speech_seconds),
-        "s2t": TEMPLATE_TOKENS + round(family.audio_tokens_per_second * speech_seconds),
-        "a2t": 2 * TEMPLATE_TOKENS + round(family.audio_tokens_per_second * speech_seconds),
+        "s2t": TEMPLATE_TOKENS + audio_tokens,
+        "a2t": 2 * TEMPLATE_TOKENS + audio_tokens,
     }
     response = longest - max(prompt[channel] for channel in training.channels)
     if response < 1:

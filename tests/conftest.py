@@ -26,6 +26,7 @@ from tests.support.soft_targets import make_soft_targets
 from tests.support.tiny_omni import save_tiny_omni
 from tests.support.tiny_qwen2_audio import save_tiny_qwen2_audio
 from tests.support.tiny_qwen3_asr import save_tiny_qwen3_asr
+from tests.support.tiny_voxtral import save_tiny_voxtral
 from trainer_ext.arguments import CrossModalDistillConfig
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.teachers.live import LiveTeacher
@@ -115,6 +116,12 @@ def tiny_qwen2_audio(tmp_path_factory) -> Path:
 def tiny_qwen3_asr(tmp_path_factory) -> Path:
     """A Qwen3-ASR in the published layout."""
     return save_tiny_qwen3_asr(tmp_path_factory.mktemp("qwen3_asr") / "tiny-qwen3-asr")
+
+
+@pytest.fixture(scope="session")
+def tiny_voxtral(tmp_path_factory) -> Path:
+    """A Voxtral in the published layout."""
+    return save_tiny_voxtral(tmp_path_factory.mktemp("voxtral") / "tiny-voxtral")
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ PLANNED_BY_DEFAULT = ("tiny", "tiny_stored")
 FITS = {
     "omni7b_qlora_stored": "12GB", "omni7b_qlora": "16GB", "omni3b_qlora_stored": "8GB", "omni7b_lora": "24GB",
     "omni3b_qlora": "12GB", "omni3b_lora": "16GB", "qwen2_audio_qlora": "16GB", "qwen3_asr_lora": "12GB",
+    "voxtral_qlora": "16GB",
 }  # fmt: skip
 FITS_BY_DEFAULT = ("omni7b_qlora_stored", "omni7b_qlora", "omni3b_qlora_stored")
 

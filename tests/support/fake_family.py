@@ -26,6 +26,7 @@ class TextOnlyStudent:
     model_class = "Qwen2ForCausalLM"
     card_note = "It hears nothing."
     audio_tokens_per_second = 25.0
+    padded_clip_seconds: float | None = None
     feature_bytes_per_second = 0
     export_targets = {"merged": ExportTarget("student", "Load {name}.", architecture="Qwen2ForCausalLM")}
 

@@ -90,7 +90,7 @@ def measure_activations(
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 output = language_model(
                     inputs_embeds=hidden_states * 1,
-                    attention_mask={"full_attention": None},
+                    attention_mask=torch.empty(1, 1, 1, 1),  # used as it is: none is made; packed rows ignore it
                     **inputs,
                     use_cache=False,
                 ).last_hidden_state

@@ -1,5 +1,6 @@
 """Prompts of a student whose chat template renders one audio token per clip and whose tower reads Whisper's frames."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ class AudioChatEncoder:
 
     audio_tokens_per_second = 25.0  # frames of 10 ms, two reductions by two
     feature_bytes_per_second = MEL_BYTES_PER_SECOND
+    padded_clip_seconds: float | None = None
     least_audio_tokens = 1  # of a clip
+    has_default_system = True  # an empty system prompt is DEFAULT_SYSTEM; otherwise it is left out
 
     def __init__(
         self,
@@ -30,10 +33,21 @@ class AudioChatEncoder:
         self.config = config
         self.eos_token_id: int = tokenizer.eos_token_id
         self._text = TextTokenizer(tokenizer)
+        self._prompts = self._make_prompts(make_messages)
+        self._prompts_alone = self._prompts if self.has_default_system else self._make_prompts(make_turn)
+
+    def _make_prompts(self, make: Callable[..., list[dict[str, Any]]]) -> dict[str, PromptTemplate]:
+        """Return the rendered conversations of each channel."""
         written, spoken = {"type": "text", "text": QUESTION_SLOT}, {"type": "audio", "audio": ""}
-        self._text_prompt = PromptTemplate(tokenizer, self._text, make_messages(written))
-        self._speech_prompt = PromptTemplate(tokenizer, self._text, make_messages(spoken))
-        self._audio_prompt = PromptTemplate(tokenizer, self._text, make_messages(spoken, written))
+        parts = {"t2t": (written,), "s2t": (spoken,), "a2t": (spoken, written)}
+        return {
+            channel: PromptTemplate(self.tokenizer, self._text, make(*question)) for channel, question in parts.items()
+        }
+
+    def _encode_prompt(self, channel: str, question: str, system: str) -> list[int]:
+        """Return the token ids of a prompt with one audio token, where it has a clip."""
+        prompts = self._prompts if system else self._prompts_alone
+        return prompts[channel].encode(question, system)
 
     @property
     def max_speech_seconds(self) -> float:
@@ -46,22 +60,22 @@ class AudioChatEncoder:
 
     def encode_text_prompt(self, question: str, system: str) -> list[int]:
         """Return the token ids of a written question, up to the first token of the response."""
-        return self._text_prompt.encode(question, system)
+        return self._encode_prompt("t2t", question, system)
 
     def encode_speech_prompt(self, samples: int, system: str) -> list[int]:
-        """Return the token ids of a question spoken in so many samples, one audio token per 40 ms.
+        """Return the token ids of a question spoken in so many samples, with the audio tokens of its clip.
 
         Raises:
             ValueError: the clip is too short for one audio token.
         """
-        return self._lengthen_audio(self._speech_prompt.encode(system=system), samples)
+        return self._lengthen_audio(self._encode_prompt("s2t", "", system), samples)
 
     def encode_audio_prompt(self, samples: int, question: str, system: str) -> list[int]:
         """Return the token ids of a clip and a written question about it; see `encode_speech_prompt`."""
-        return self._lengthen_audio(self._audio_prompt.encode(question, system), samples)
+        return self._lengthen_audio(self._encode_prompt("a2t", question, system), samples)
 
     def _lengthen_audio(self, ids: list[int], samples: int) -> list[int]:
-        """Repeat a prompt's one audio token, once per 40 ms of its clip."""
+        """Repeat a prompt's one audio token, as often as its clip has some."""
         length = self.count_audio_tokens(samples)
         if length < self.least_audio_tokens:
             raise ValueError(
@@ -98,5 +112,10 @@ def make_messages(*question: dict[str, str]) -> list[dict[str, Any]]:
     """Return a question's parts, written or spoken, as messages for the family's chat template."""
     return [
         {"role": "system", "content": [{"type": "text", "text": SYSTEM_SLOT}]},
-        {"role": "user", "content": [*question]},
+        *make_turn(*question),
     ]
+
+
+def make_turn(*question: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a question's parts as messages without a system prompt."""
+    return [{"role": "user", "content": [*question]}]

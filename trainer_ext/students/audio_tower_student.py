@@ -4,6 +4,7 @@ A family of this layout is a subclass with its model class, its names on disk an
 audio tower and the projector stay as they are.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,11 +17,22 @@ from trainer_ext.students.base import ExportTarget
 from trainer_ext.students.empty_weights import place_empty_weights
 from trainer_ext.students.packed_attention import PACKED_ATTENTION, check_packable
 
+# Names in memory -> in checkpoints of before transformers 5 (its conversion_mapping.py).
+NAMES_BEFORE_5 = {
+    "lm_head.": "language_model.lm_head.",
+    "model.language_model.": "language_model.model.",
+    "model.audio_tower.": "audio_tower.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+}
+
 
 class AudioTowerStudent(AudioChatEncoder):
     """A `StudentArchitecture` of this layout, and the encoder."""
 
     loaded_class: ClassVar[type[PreTrainedModel]]
+    model_class: str
+    # Beginnings of names in memory -> in a published checkpoint; empty where they are the same.
+    checkpoint_names: ClassVar[Mapping[str, str]] = {}
     # LoRA on the language model only: a bare "q_proj" would also match the audio tower.
     lora_target_modules = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     frozen_modules: tuple[str, ...] = ("model.audio_tower", "model.multi_modal_projector")
@@ -61,6 +73,24 @@ class AudioTowerStudent(AudioChatEncoder):
             model = cls.loaded_class(config).to(dtype)
         model.set_attn_implementation(cls.attention)
         return place_empty_weights(model)
+
+    @classmethod
+    def to_checkpoint_name(cls, memory_name: str) -> str:
+        """Return the name in a published checkpoint of a weight in memory."""
+        for memory, saved in cls.checkpoint_names.items():
+            if memory_name.startswith(memory):
+                return saved + memory_name.removeprefix(memory)
+        if cls.checkpoint_names:
+            raise ValueError(f"{memory_name} is no weight of {cls.model_class}")
+        return memory_name
+
+    @classmethod
+    def to_memory_name(cls, checkpoint_name: str) -> str | None:
+        """Return the name in memory of a checkpoint's weight."""
+        for memory, saved in cls.checkpoint_names.items():
+            if checkpoint_name.startswith(saved):
+                return memory + checkpoint_name.removeprefix(saved)
+        return None if cls.checkpoint_names else checkpoint_name
 
     @staticmethod
     def packed_inputs(positions: Tensor, row_lengths: list[int]) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class StudentArchitecture(Protocol):
     model_class: str  # name of the transformers class that loads a saved student
     card_note: str  # what a model card must say of this family
     audio_tokens_per_second: float
+    padded_clip_seconds: float | None  # every clip has the tokens of one so long; None: of its own length
     feature_bytes_per_second: int
     export_targets: Mapping[str, ExportTarget]
 

@@ -9,16 +9,9 @@ from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from data_builders.pretrained import load_config, naming
-from trainer_ext.students.audio_tower_student import AudioTowerStudent, merged_target
+from trainer_ext.students.audio_tower_student import NAMES_BEFORE_5, AudioTowerStudent, merged_target
 
 MODEL_CLASS = "Qwen2AudioForConditionalGeneration"
-# Names in a published checkpoint by names in memory (conversion_mapping.py of transformers).
-CHECKPOINT_NAMES = {
-    "lm_head.": "language_model.lm_head.",
-    "model.language_model.": "language_model.model.",
-    "model.audio_tower.": "audio_tower.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-}
 
 
 class Qwen2AudioStudent(AudioTowerStudent):
@@ -29,6 +22,7 @@ class Qwen2AudioStudent(AudioTowerStudent):
     card_note = "The audio tower and its projector are untouched. Clips are at most 30 seconds long."
     # One audio token would be read as the mark of a clip that is yet to be expanded.
     least_audio_tokens = 2
+    checkpoint_names = NAMES_BEFORE_5
     export_targets = merged_target(MODEL_CLASS)
 
     @classmethod
@@ -56,19 +50,3 @@ class Qwen2AudioStudent(AudioTowerStudent):
             "input_features": features["input_features"],
             "feature_attention_mask": features["attention_mask"].long(),
         }
-
-    @staticmethod
-    def to_checkpoint_name(memory_name: str) -> str:
-        """Return the name in a published checkpoint of a weight in memory."""
-        for memory, saved in CHECKPOINT_NAMES.items():
-            if memory_name.startswith(memory):
-                return saved + memory_name.removeprefix(memory)
-        raise ValueError(f"{memory_name} is no weight of Qwen2-Audio")
-
-    @staticmethod
-    def to_memory_name(checkpoint_name: str) -> str | None:
-        """Return the name in memory of a checkpoint's weight."""
-        for memory, saved in CHECKPOINT_NAMES.items():
-            if checkpoint_name.startswith(saved):
-                return memory + checkpoint_name.removeprefix(saved)
-        return None

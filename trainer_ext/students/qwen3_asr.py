@@ -92,13 +92,3 @@ class Qwen3ASRStudent(AudioTowerStudent):
             return torch.cat([F.pad(one[name], (0, longest - one[name].shape[-1])) for one in alone])
 
         return {"input_features": join("input_features"), "input_features_mask": join("attention_mask").long()}
-
-    @staticmethod
-    def to_checkpoint_name(memory_name: str) -> str:
-        """Return the name itself: transformers saves this model under its names in memory."""
-        return memory_name
-
-    @staticmethod
-    def to_memory_name(checkpoint_name: str) -> str | None:
-        """Return the name itself."""
-        return checkpoint_name

@@ -13,6 +13,7 @@ STUDENTS = {
     "qwen2_5_omni_thinker": "trainer_ext.students.qwen2_5_omni:Qwen2_5OmniStudent",
     "qwen3_asr": "trainer_ext.students.qwen3_asr:Qwen3ASRStudent",
     "qwen2_audio": "trainer_ext.students.qwen2_audio:Qwen2AudioStudent",
+    "voxtral": "trainer_ext.students.voxtral:VoxtralStudent",
 }
 
 

@@ -5,27 +5,44 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
+from data_builders.chat import hash_vocabulary
+from data_builders.pretrained import load_tokenizer
+from tests.support.lab import TEACHER
 from tests.support.run_script import run_script
+from tests.support.tiny_voxtral import save_tekken_teacher
 from trainer_ext.arguments import ModelArguments
 from trainer_ext.loading.student import count_linear_classes, load_student
 from trainer_ext.pair_batch import PairBatch
 from trainer_ext.students.registry import load_student_family
+from trainer_ext.teachers.live import LiveTeacher
 
 
-@pytest.fixture(params=["tiny_qwen2_audio", "tiny_qwen3_asr"])
+@pytest.fixture(params=["tiny_qwen2_audio", "tiny_qwen3_asr", "tiny_voxtral"])
 def checkpoint(request):
     return str(request.getfixturevalue(request.param))
 
 
 @pytest.fixture
-def train(checkpoint, make_trainer):
+def teacher_of(teacher, tmp_path):
+    """Return a text LLM of a student's vocabulary."""
+
+    def find(family):
+        same = hash_vocabulary(family.tokenizer) == hash_vocabulary(load_tokenizer(TEACHER))
+        return teacher if same else LiveTeacher.from_pretrained(str(save_tekken_teacher(tmp_path / "teacher")))
+
+    return find
+
+
+@pytest.fixture
+def train(checkpoint, make_trainer, teacher_of):
     """Train three steps with adapters; returns the trainer."""
 
     def run():
         family = load_student_family(checkpoint)
         model = family.load_model(checkpoint, dtype=torch.float32)
         lora = LoraConfig(target_modules=family.lora_target_modules, r=4)
-        trainer = make_trainer(model=model, family=family, peft_config=lora, max_steps=3, learning_rate=1e-2)
+        chosen = {"model": model, "family": family, "teacher": teacher_of(family), "peft_config": lora}
+        trainer = make_trainer(**chosen, max_steps=3, learning_rate=1e-2)
         trainer.train()
         trainer.model.eval()
         return trainer
