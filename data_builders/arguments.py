@@ -8,6 +8,7 @@ from transformers.hf_argparser import HfArg
 from data_builders.schema import PAIR_CHANNELS
 
 EXECUTORS = ("local", "slurm", "ray")
+SOUND_COLUMNS = ("question", "audio", "reference", "system", "group", "id")  # that questions about sounds are read from
 
 
 def check_test_share(share: float) -> None:
@@ -289,6 +290,8 @@ class SoundDataArguments:
         columns = {entry.partition("=")[0] for entry in self.columns}
         if not {"question", "audio"} <= columns:
             raise ValueError("columns: name those of the question and of its sound: question=... audio=...")
+        if unknown := columns - set(SOUND_COLUMNS):
+            raise ValueError(f"columns: {', '.join(sorted(unknown))} is none of {', '.join(SOUND_COLUMNS)}")
         if self.model_name_or_path is None and "reference" not in columns:
             raise ValueError("there are no answers: name model_name_or_path, or the column of answers by reference=...")
 

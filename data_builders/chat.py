@@ -5,7 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-# The meaning of an empty `system`, for teacher and student alike. Another one costs 0.6 points of AlpacaEval.
+# The meaning of an empty `system`, for teacher and student alike, but for a student's family that leaves it out.
+# Another one costs 0.6 points of AlpacaEval.
 DEFAULT_SYSTEM = "You are a helpful assistant."
 
 

@@ -121,7 +121,8 @@ def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
     evaluator = read_report(variants[0], seeds[0], root)["evaluator"].replace("_", " ")
     data_figures = read_data_figures(variants, root)
     divergences = [f"{name}, nats" for name in DIVERGENCES]
-    sounds = ["sounds"] if "sounds" in read_report(variants[0], seeds[0], root) else []
+    every = [read_report(variant, seed, root) for variant in variants for seed in seeds]
+    sounds = ["sounds"] if any("sounds" in report for report in every) else []
     columns = (*FIGURES, *sounds, *divergences, *COSTS.values(), *next(iter(data_figures.values())))
     lines = [
         f"| {evaluator}, percent (seeds: {len(seeds)}) | {' | '.join(columns)} |",
@@ -132,11 +133,11 @@ def make_table(variants: list[Variant], seeds: list[int], root: Path) -> str:
         if variant is variants[0]:
             before = reports[0]["before"]["all"]
             cells = [f"{before[key]:.1f}" for key in FIGURES]
-            cells += [f"{reports[0][name]['before']['all']:.1f}" for name in sounds]
+            cells += describe_sounds(reports[:1], "before") if sounds else []
             cells += describe_divergences(reports[:1], "before")
             lines.append(f"| untouched student | {' | '.join(cells)} |{' |' * (len(columns) - len(cells))}")
         cells = [describe([report["after"]["all"][key] for report in reports]) for key in FIGURES]
-        cells += [describe([report[name]["after"]["all"] for report in reports]) for name in sounds]
+        cells += describe_sounds(reports, "after") if sounds else []
         cells += describe_divergences(reports, "after")
         cells += [f"{statistics.mean(report[key] for report in reports):.3g}" for key in COSTS]
         cells += data_figures[variant.name].values()
@@ -172,6 +173,12 @@ def describe_divergences(reports: list[dict[str, Any]], when: str) -> list[str]:
         values = [line["value"] for line in lines if (line["name"], line["model"]) == (name, when)]
         cells.append(describe(values, digits=3) if values else "")
     return cells
+
+
+def describe_sounds(reports: list[dict[str, Any]], when: str) -> list[str]:
+    """Return the cell of the scores on sounds; empty for runs that were not asked about any."""
+    values = [report["sounds"][when]["all"] for report in reports if "sounds" in report]
+    return [describe(values) if values else ""]
 
 
 def describe(values: list[float], digits: int = 1) -> str:

@@ -21,6 +21,7 @@ answer_early(__name__, __file__)  # the imports below take seconds
 import collections
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,23 @@ def main() -> None:
     keep_libraries_quiet()
     if arguments.dataset_name is None:
         parser.error("name the questions about sounds by dataset_name")
+    if parser.uses_default_config and not Path(arguments.dataset_name).is_dir():
+        parser.error(
+            f"{arguments.dataset_name} is not there yet: make the lab's sounds by recipes/tiny_lab/make_sounds.py"
+        )
     splits = {"train": arguments.train_split, "test": arguments.test_split}
-    loaded = {name: load_questions(arguments, split) for name, split in splits.items() if split}
+    everything = {name: load_questions(arguments, split) for name, split in splits.items() if split}
+    loaded = drop_repeats(everything)
     student = load_answering(arguments)
     target = Path(arguments.output_dir)
     key = fingerprint_sounds(arguments, loaded, student)
     manifest = check_folder(target, key, arguments.overwrite_output_dir)
     if manifest is None or manifest["build"] != key:
         answers = {name: answer_sounds(arguments, questions, student) for name, questions in loaded.items()}
-        manifest = write_dataset(arguments, loaded, answers, key)
+        repeated = sum(len(everything[name].items) - len(questions.items) for name, questions in loaded.items())
+        manifest = write_dataset(arguments, loaded, answers, key, repeated)
+    if empty := loaded.keys() - manifest["rows"].keys():
+        print(f"no question of the split {', '.join(sorted(empty))} is left, so the data set has none of that name")
     show_outcomes(manifest["counts"])
     print(f"{target}: {', '.join(f'{count} {split}' for split, count in manifest['rows'].items())}")
 
@@ -81,6 +90,35 @@ def load_questions(arguments: SoundDataArguments, split: str) -> LoadedBenchmark
         arguments.dataset_revision,
     )
     return load_benchmark(benchmark, None, arguments.max_items)
+
+
+def drop_repeats(loaded: dict[str, LoadedBenchmark]) -> dict[str, LoadedBenchmark]:
+    """Return the questions without those that are asked about the same clip in the same words, in any split.
+
+    Of several, the one in the split `test` stays, then one with a reference, then the first.
+    """
+    best: dict[str, tuple[bool, bool]] = {}
+    places: dict[str, tuple[str, int]] = {}
+    for name, benchmark in loaded.items():
+        for position, item in enumerate(benchmark.items):
+            key, rank = hash_asked(benchmark, position), (name == "test", bool(item.reference))
+            if key not in best or rank > best[key]:
+                best[key], places[key] = rank, (name, position)
+    kept = {name: [position for split, position in sorted(places.values()) if split == name] for name in loaded}
+    return {
+        name: replace(
+            benchmark,
+            items=[benchmark.items[position] for position in kept[name]],
+            clips=None if benchmark.clips is None else benchmark.clips.select(kept[name]),
+        )
+        for name, benchmark in loaded.items()
+    }
+
+
+def hash_asked(loaded: LoadedBenchmark, position: int) -> str:
+    """Return a hash of a question and of the clip that it is about."""
+    item = loaded.items[position]
+    return content_key(item.system, item.question, loaded.clip_hashes[position])[:16]
 
 
 def load_answering(arguments: SoundDataArguments) -> SharedStudent | None:
@@ -121,8 +159,12 @@ def write_dataset(
     loaded: dict[str, LoadedBenchmark],
     answers: dict[str, list[Answer] | None],
     key: str,
+    repeated: int,
 ) -> dict[str, Any]:
-    """Put the data set in its place; returns its manifest.
+    """Put the data set in its place; returns its manifest. A split without a row is left out.
+
+    Args:
+        repeated: questions that were dropped because others are the same.
 
     Raises:
         ValueError: no row to train on is left.
@@ -133,16 +175,22 @@ def write_dataset(
         name = fingerprint_model(arguments.model_name_or_path, arguments.model_revision)
         precision = " in 4-bit" if arguments.load_in_4bit else ""
         teacher = f"{name}{precision}, hearing the sound, greedy, at most {arguments.max_new_tokens} tokens"
-    counts: collections.Counter[str] = collections.Counter(read=0, kept=0)
+    counts: collections.Counter[str] = collections.Counter(read=repeated, kept=0)
+    if repeated:
+        counts["repeated"] = repeated
     rows: dict[str, int] = {}
     files: dict[str, str] = {}
     target = Path(arguments.output_dir)
     with atomic_folder(target) as folder:
         for split, questions in loaded.items():
             made = make_rows(public_name(arguments.dataset_name), questions, answers[split], teacher, counts)
-            rows[split], file = write_split(folder, split, made)
-            files |= file
-        if not rows["train"]:
+            count, file = write_split(folder, split, made)
+            if count:
+                rows[split] = count
+                files |= file
+            else:
+                (folder / next(iter(file))).unlink()
+        if "train" not in rows:
             raise ValueError(f"no question about a sound is left to train on: {dict(counts)}")
         source, revision = arguments.dataset_name, arguments.dataset_revision
         write_sound_card(folder, target, source, revision, teacher, rows, counts, arguments.license)
@@ -158,25 +206,22 @@ def make_rows(
     teacher: str | None,
     counts: collections.Counter[str],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the questions that have an answer, each clip and question once; counts outcomes."""
-    seen: set[str] = set()
+    """Yield the rows of the questions that have an answer; counts outcomes."""
     for position, item in enumerate(loaded.items):
         answer = None if answers is None else answers[position]
-        row_id = content_key(source, item.system, item.question, loaded.clip_hashes[position])[:16]
         counts["read"] += 1
-        fault = "repeated" if row_id in seen else find_fault(item, answer)
-        seen.add(row_id)
-        if fault is not None:
+        if fault := find_fault(item, answer):
             counts[fault] += 1
             continue
         try:
             samples = decode_speech(loaded.read_clip(position), item.id)
+            clip = {"bytes": encode_speech(samples), "path": None}
         except ValueError:  # where no student was asked, nobody has heard the clip yet
             counts["unreadable_clip"] += 1
             continue
         counts["kept"] += 1
         yield {
-            "id": row_id,
+            "id": hash_asked(loaded, position),
             "source": source if item.group == loaded.benchmark.splits[0] else f"{source}/{item.group}",
             "source_id": item.id,
             "system": item.system,
@@ -185,7 +230,7 @@ def make_rows(
             "reference": item.reference,
             "teacher_response": None if answer is None else answer.text,
             "teacher": teacher,
-            "audio": {"bytes": encode_speech(samples), "path": None},
+            "audio": clip,
             "audio_seconds": len(samples) / SPEECH_RATE_HZ,
             "channels": [SOUND_CHANNEL],
         }

@@ -28,7 +28,7 @@ from data_builders.arguments import DataArguments
 from data_builders.hub.ids import public_name
 from data_builders.pairs import load_pairs, read_pairs
 from data_builders.pretrained import load_config
-from data_builders.sounds import add_sounds
+from data_builders.sounds import add_sounds, keep_sounds
 from data_builders.storage.dataset_folder import load_dataset_folder
 from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -43,6 +43,7 @@ from trainer_ext.evaluation.clip_errors import FreeRecognizer, measure_clips
 from trainer_ext.evaluation.conditions import apply_condition
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings
 from trainer_ext.evaluation.evaluators.judged import PROMPT_VERSION
+from trainer_ext.evaluation.held_out import choose_evaluator, select_sounds
 from trainer_ext.evaluation.items import AnsweredItem
 from trainer_ext.evaluation.judge import JudgeSettings, ServerJudge
 from trainer_ext.evaluation.judge_free_stage import TextLLM, measure_students
@@ -174,7 +175,8 @@ def measure_speech(
             clip_errors.append({**place, **round_estimate(measured)})
     spoken = []
     if evaluation.spoken_answers and models.model_name_or_path is not None:
-        items = [item for loaded in plan.benchmarks if not loaded.condition for item in loaded.items if item.question]
+        written = [loaded for loaded in plan.benchmarks if "text" in loaded.benchmark.modalities]
+        items = [item for loaded in written if not loaded.condition for item in loaded.items if item.question]
         spoken = measure_spoken_answers(
             LoadSettings(models.model_name_or_path, models.model_revision, models.dtype),
             list(zip([source.label for source in sources[1:]], models.adapters, strict=False)),
@@ -239,8 +241,8 @@ def load_held_out(evaluation: EvaluationArguments) -> list[LoadedBenchmark]:
     pairs = load_pairs(data, model.teacher, check)  # as the run did, so that it finds what the run has made
     if "test" not in pairs:
         raise ValueError(f"run_config: the data of {file} have no held-out rows (no split 'test')")
-    if data.sound_dataset_name is not None:
-        sounds = read_pairs(data.sound_dataset_name, revision=data.sound_dataset_revision)
+    if data.sound_dataset_name is not None and "audio" in evaluation.modalities:
+        sounds = keep_sounds(read_pairs(data.sound_dataset_name, revision=data.sound_dataset_revision))
         pairs = add_sounds(pairs, sounds, None, train=False)
     return select_rows(pairs["test"], file.stem, evaluation, data.answer_max_new_tokens)
 
@@ -272,13 +274,15 @@ def select_rows(
     rows: datasets.Dataset, name: str, evaluation: EvaluationArguments, max_new_tokens: int
 ) -> list[LoadedBenchmark]:
     """Return the rows that have speech as a benchmark, and those that ask about sounds as another one."""
-    evaluator = evaluation.evaluator or ""
     found = []
-    for column, label, about_sounds in (("speech_seconds", name, False), ("audio_seconds", f"{name}/sounds", True)):
-        seconds = rows[column] if column in rows.column_names else []
-        if numbers := [i for i, length in enumerate(seconds) if length]:
-            chosen = rows.select(numbers[: evaluation.max_items])
-            found.append(make_pairs_benchmark(chosen, label, evaluator, max_new_tokens, about_sounds))
+    seconds = rows["speech_seconds"] if "speech_seconds" in rows.column_names else []
+    if spoken := [i for i, length in enumerate(seconds) if length]:
+        chosen = rows.select(spoken[: evaluation.max_items])
+        found.append(make_pairs_benchmark(chosen, name, evaluation.evaluator or "", max_new_tokens))
+    if (sounds := select_sounds(rows)) is not None:
+        chosen = sounds.select(range(min(len(sounds), evaluation.max_items or len(sounds))))
+        evaluator = choose_evaluator(None, chosen)
+        found.append(make_pairs_benchmark(chosen, f"{name}/sounds", evaluator, max_new_tokens, about_sounds=True))
     if not found:
         raise ValueError(f"{name} has no held-out row with speech or with a sound")
     return found

@@ -35,7 +35,7 @@ from data_builders.pipeline.assemble import MANIFEST, read_manifest
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.pipeline.preview import preview_questions
 from data_builders.schema import SOUND_CHANNEL
-from data_builders.sounds import add_sounds
+from data_builders.sounds import add_sounds, keep_sounds
 from data_builders.storage.atomic import write_atomic
 from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -99,18 +99,20 @@ def main() -> None:
         show_preview(model, data, training, family, check)
         return
     with state.main_process_first(), without_zero3_init(training):
+        sounds = load_sounds(data)  # its errors come before the pairs are built
         name = locate_pairs(data, model.teacher, check, training.allowed_rejected_share)
         pairs = read_pairs(name, data.speech_column, data.dataset_revision)
-        pairs = with_sounds(pairs, data, training)
+        if sounds is not None:
+            pairs = add_sounds(pairs, sounds, data.sound_share, train=SOUND_CHANNEL in training.channels)
     if training.eval_strategy != "no" and "test" not in pairs:
         raise ValueError(f"eval_strategy is {training.eval_strategy}, but the data has no split 'test'")
     held_out = find_held_out(pairs.get("test"), data, training)
 
     trainer = load_trainer(model, soft, training, family, pairs, peft_config)
     if state.is_main_process:
-        trainer.run_facts = gather_facts(
-            trainer.run_facts, model, training, peft_config, data.dataset_name or data.questions, data.dataset_revision
-        )
+        pair_source = data.dataset_name or data.questions, data.dataset_revision
+        sound_source = data.sound_dataset_name, data.sound_dataset_revision
+        trainer.run_facts = gather_facts(trainer.run_facts, model, training, peft_config, pair_source, sound_source)
         show_left_out(trainer, Path(name), Path(training.output_dir))
     memory = MemoryCallback(plan_training(trainer, model, soft.soft_targets_k))
     trainer.add_callback(memory)
@@ -158,14 +160,11 @@ def check_before_work(training: CrossModalDistillConfig, resume: str | bool | No
         raise ValueError(f"report_to: {error}") from error
 
 
-def with_sounds(
-    pairs: datasets.DatasetDict, data: DataArguments, training: CrossModalDistillConfig
-) -> datasets.DatasetDict:
-    """Add the questions about sounds, if the run has any; those to train on only where it trains a2t."""
+def load_sounds(data: DataArguments) -> datasets.DatasetDict | None:
+    """Return the run's questions about sounds; None for none."""
     if data.sound_dataset_name is None:
-        return pairs
-    sounds = read_pairs(data.sound_dataset_name, revision=data.sound_dataset_revision)
-    return add_sounds(pairs, sounds, data.sound_share, train=SOUND_CHANNEL in training.channels)
+        return None
+    return keep_sounds(read_pairs(data.sound_dataset_name, revision=data.sound_dataset_revision))
 
 
 def check_push(model: ModelArguments, training: CrossModalDistillConfig) -> None:
@@ -203,6 +202,7 @@ def show_preview(
     check: PromptLength,
 ) -> None:
     """Print counts, reasons, three rows as the student reads them, tokens and the memory plan; nothing is made."""
+    sounds = load_sounds(data) if SOUND_CHANNEL in training.channels else None
     if data.dataset_name is None:
         questions = QuestionArguments(
             questions=data.questions,
@@ -211,10 +211,13 @@ def show_preview(
             test_share=data.test_share,
         )
         preview = preview_questions(questions, (1, 1), check)
-        counts, rows, seconds = preview.counts, preview.rows, list(preview.speech_seconds)
+        counts, rows, seconds = preview.counts, list(preview.rows), list(preview.speech_seconds)
+        if sounds is not None:
+            rows += list(sounds["train"].remove_columns("audio"))
+            seconds += [0.0] * len(sounds["train"])
     else:
         pairs = read_pairs(data.dataset_name, data.speech_column, data.dataset_revision)
-        split = with_sounds(pairs, data, training)["train"]
+        split = (pairs if sounds is None else add_sounds(pairs, sounds, data.sound_share))["train"]
         clips = [name for name, feature in split.features.items() if isinstance(feature, datasets.Audio)]
         rows = list(split.remove_columns(clips))
         checked = check_rows(split, family, None, training.channels, training.hard_targets, training.max_length)
@@ -295,7 +298,7 @@ def find_held_out(
     """Return the held-out questions that are asked before and after training; None, with a message, for none."""
     rows = select_held_out(test)
     if rows is None:
-        print("no scores: the data set has no `test` rows with speech and `teacher_response`")
+        print("no scores, of sounds either: the data set has no `test` rows with speech and `teacher_response`")
         return None
     return HeldOut(
         rows, training.evaluator, data.answer_max_new_tokens, Path(training.output_dir), training.seed,

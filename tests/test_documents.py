@@ -89,6 +89,11 @@ def test_every_file_it_names_exists(document):
         assert list(ROOT.glob(path)) if "*" in path else (ROOT / path).exists(), path
     for link in links:
         assert (document.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#([\w-]+)\)", text):
+        target = (document.parent / link) if link else document
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+        anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+        assert anchor in anchors, f"{link}#{anchor}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=label)

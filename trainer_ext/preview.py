@@ -10,7 +10,7 @@ from trainer_ext.students.encode_row import encode_row
 
 SHOWN = 3
 # Audio tokens, of which a clip has hundreds.
-REPEATED = re.compile(r"((<[^<>]+>)\2{3})\2*")
+REPEATED = re.compile(r"((<[^<>]+>|\[[A-Z_]+\])\2{3})\2*")
 
 
 def show_prompts(

@@ -145,6 +145,7 @@ class PushingTrainer(ResumableTrainer):
             base_model=self.args.hub_base_model_id or public_name(facts.base_model),
             teacher_model=facts.teacher_model and public_name(facts.teacher_model),
             dataset_name=facts.dataset_name and public_name(facts.dataset_name),
+            sound_dataset_name=facts.sound_dataset_name and public_name(facts.sound_dataset_name),
         )
 
 

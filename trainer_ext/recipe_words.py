@@ -15,7 +15,9 @@ import yaml
 
 HELP_ALL = "--help_all"
 TRACEBACK = "--traceback"
-OPENED = ("questions", "dataset_name", "model_name_or_path", "teacher_model_name_or_path", "adapter")
+OPENED = (
+    "questions", "dataset_name", "sound_dataset_name", "model_name_or_path", "teacher_model_name_or_path", "adapter",
+)  # fmt: skip
 
 
 class ConfigLoader(yaml.SafeLoader):

@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value, concatenate_datasets
 
-from data_builders.sounds import COLUMNS, add_sounds, write_split
+from data_builders.sounds import COLUMNS, add_sounds, keep_sounds, write_split
 from data_builders.storage.dataset_folder import load_dataset_folder
 
 
@@ -60,10 +60,25 @@ def test_too_large_a_share_is_refused_with_the_largest_possible_one(pairs, sound
     assert count_sounds(add_sounds(pairs, sounds, 0.307)["train"]) == 40
 
 
-def test_data_without_sounds_are_refused(pairs):
-    """Prevents: a second set of pairs that is taken for sounds."""
+def test_pairs_in_a_data_set_of_sounds_are_left_out(pairs, sounds):
+    """Prevents: questions of somebody's pairs among those that a run is measured by."""
+    both = DatasetDict({name: concatenate_datasets([pairs[name], sounds[name]]) for name in pairs})
+    kept = keep_sounds(both)
+    assert {name: len(rows) for name, rows in kept.items()} == {"train": 40, "test": 7}
     with pytest.raises(ValueError, match="no row of its split train has the channels"):
-        add_sounds(pairs, pairs, None)
+        keep_sounds(pairs)
+    with pytest.raises(ValueError, match="has no column audio, audio_seconds"):
+        keep_sounds(DatasetDict(train=sounds["train"].remove_columns(["audio", "audio_seconds"])))
+
+
+def test_types_that_hold_the_same_values_are_joined(pairs, sounds):
+    """Prevents: an error of a library about columns of other data, which a run with either of them does not have."""
+    other = {"wer": Value("float64"), "question": Value("large_string"), "speech_seconds": Value("int64")}
+    for name, feature in other.items():
+        pairs["train"] = pairs["train"].cast_column(name, feature)
+    mixed = add_sounds(pairs, keep_sounds(sounds), None)
+    assert mixed["train"].features == COLUMNS
+    assert len(mixed["train"]) == 130
 
 
 def test_a_written_split_is_read_as_a_data_set(tmp_path, sounds):

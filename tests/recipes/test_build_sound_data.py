@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,42 @@ def test_every_sound_and_question_is_a_row_with_its_answer(build, source, studen
     assert (error, "answer/s" in again) == ("", False)
 
 
+def write_source(folder: Path, splits: dict[str, list[tuple[str, str | None, np.ndarray]]]) -> Path:
+    """Write questions as (question, answer, samples)."""
+    folder.mkdir()
+    for split, rows in splits.items():
+        with AtomicParquetWriter(folder / f"{split}.parquet", COLUMNS) as writer:
+            for ask, answer, samples in rows:
+                clip = {"bytes": encode_speech(samples), "path": None}
+                writer.write({"ask": ask, "answer": answer, "kind": "x", "clip": clip})
+            writer.close()
+    return folder
+
+
+def test_of_equal_questions_the_held_out_one_stays_or_the_answered_one(build, tmp_path):
+    """Prevents: a question that is trained on and tested, and an answer that is dropped for a row without one."""
+    one, two = (np.full(8000, level, np.float32) for level in (0.1, 0.2))
+    rows = {"train": [("A?", None, one), ("A?", "yes", one), ("B?", "no", two)], "test": [("B?", "no", two)]}
+    folder, _, error = build("--dataset_name", str(write_source(tmp_path / "source", rows)))
+    assert error == ""
+    data = load_dataset_folder(str(folder))
+    assert [(row["question"], row["reference"]) for row in data["train"]] == [("A?", "yes")]
+    assert data["test"]["question"] == ["B?"]
+    counts = json.loads((folder / "manifest.json").read_text())["counts"]["questions"]
+    assert counts == {"read": 4, "kept": 2, "repeated": 2}
+
+
+def test_a_split_of_which_nothing_is_left_is_left_out(build, tmp_path):
+    """Prevents: a data set that no library can load."""
+    tones = [np.full(8000, level, np.float32) for level in (0.1, 0.2)]
+    rows = {"train": [("A?", "yes", tones[0])], "test": [("A?", None, tones[1])]}
+    folder, said, error = build("--dataset_name", str(write_source(tmp_path / "source", rows)))
+    assert error == ""
+    assert "no question of the split test is left" in said
+    assert list(load_dataset_folder(str(folder))) == ["train"]
+    assert "test" not in (folder / "README.md").read_text().split("# ")[0]
+
+
 def test_another_data_set_in_the_folder_is_not_replaced(build):
     """Prevents: the loss of a data set by a rerun with other settings."""
     build()
@@ -125,6 +162,7 @@ def test_another_data_set_in_the_folder_is_not_replaced(build):
         (["--columns", "question=ask", "audio=clip"], "there are no answers"),
         (["--columns", "question=ask", "reference=answer"], "columns: name those of the question and of its sound"),
         (["--columns", "question=asked", "audio=clip", "reference=answer"], "no column 'asked'"),
+        (["--columns", "question=ask", "audio=clip", "reference=answer", "choices=kind"], "choices is none of"),
         (["--test_split", "held_out"], "has no split 'held_out'"),
     ],
 )
@@ -152,3 +190,23 @@ def test_a_run_with_sounds_reports_them_before_and_after(build, tmp_path, monkey
     assert "a2t" in (tmp_path / "run" / "README.md").read_text()
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     assert any("a2t/kl" in entry for entry in state["log_history"])
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"| questions about sounds | {folder.name} |" in card
+    words = ["--run_config", str(tmp_path / "run" / "resolved.yaml"), "--model_name_or_path", STUDENT]
+    words += ["--evaluator", "exact_answer", "--max_items", "3", "--output_dir", str(tmp_path / "eval")]
+    said, error = run_script("eval_speech.py", words, monkeypatch, capsys)
+    assert error == ""
+    scores = json.loads((tmp_path / "eval" / "report.json").read_text())["scores"]
+    assert {line["modality"] for line in scores} == {"text", "speech", "audio"}
+
+
+def test_a_dry_run_shows_sounds_and_a_wrong_name_ends_it(build, tmp_path, monkeypatch, capsys):
+    """Prevents: a mistake that is found after answers and speech of hours."""
+    folder, _, error = build("--model_name_or_path", STUDENT)
+    assert error == ""
+    words = ["--config", "recipes/configs/tiny_sounds.yaml", "--model_name_or_path", STUDENT, "--dry_run", "true"]
+    said, error = run_script("s2t_t2t.py", [*words, "--sound_dataset_name", str(folder)], monkeypatch, capsys)
+    assert error == ""
+    assert "a2t: prompts of" in said
+    _, error = run_script("s2t_t2t.py", [*words, "--sound_dataset_name", "outputs/a/b"], monkeypatch, capsys)
+    assert "outputs/a/b" in error

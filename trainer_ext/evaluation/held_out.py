@@ -48,12 +48,18 @@ def select_held_out(dataset: Dataset | None) -> Dataset | None:
 
 
 def select_sounds(dataset: Dataset | None) -> Dataset | None:
-    """Return the rows that ask about a sound and have an answer; None if there are none."""
-    if dataset is None or not {*NEEDED_COLUMNS[:4], "audio", "channels"} <= set(dataset.column_names):
+    """Return the rows that ask about a sound and have something to compare with; None if there are none.
+
+    All have a reference, where any has one; else all have the teacher's answer.
+    """
+    if dataset is None or not {*NEEDED_COLUMNS[:4], "audio", "channels", "reference"} <= set(dataset.column_names):
         return None
-    needed = dataset.select_columns(["channels", "teacher_response"])
-    rows = [i for i, row in enumerate(needed) if row["channels"] == [SOUND_CHANNEL] and row["teacher_response"]]
-    return dataset.select(rows) if rows else None
+    needed = dataset.select_columns(["channels", "reference", "teacher_response"])
+    asked = {i: row for i, row in enumerate(needed) if row["channels"] == [SOUND_CHANNEL]}
+    for column in ("reference", "teacher_response"):
+        if rows := [i for i, row in asked.items() if row[column]]:
+            return dataset.select(rows)
+    return None
 
 
 def choose_evaluator(named: str | None, rows: Dataset) -> str:

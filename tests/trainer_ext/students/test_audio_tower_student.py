@@ -1,16 +1,20 @@
 """Tests of every family of tower, projector and language model: training, reloading, quantizing, export."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
 from data_builders.chat import hash_vocabulary
+from data_builders.hub.folders import make_upload
 from data_builders.pretrained import load_tokenizer
 from tests.support.lab import TEACHER
 from tests.support.run_script import run_script
 from tests.support.tiny_voxtral import save_tekken_teacher
 from trainer_ext.arguments import ModelArguments
+from trainer_ext.hub.folders import find_kind
 from trainer_ext.loading.student import count_linear_classes, load_student
 from trainer_ext.pair_batch import PairBatch
 from trainer_ext.students.registry import load_student_family
@@ -80,8 +84,10 @@ def test_qlora_quantizes_its_language_model_and_nothing_else(checkpoint):
 
 
 def test_its_merged_export_loads_with_plain_transformers(train, tmp_path, monkeypatch, capsys):
-    """Prevents: an export under names that transformers replaces by fresh weights."""
+    """Prevents: an export under names that transformers replaces by fresh weights, or pushed without its tokenizer."""
     trainer = train()
+    trainer.create_model_card()
+    assert "--target student" in (Path(trainer.args.output_dir) / "README.md").read_text()
     trainer.save_model(str(tmp_path / "adapter"))
     words = ["--trained", str(tmp_path / "adapter"), "--target", "student", "--output_dir", str(tmp_path / "merged")]
     _, refusal = run_script("export_omni.py", words, monkeypatch, capsys)
@@ -94,3 +100,9 @@ def test_its_merged_export_loads_with_plain_transformers(train, tmp_path, monkey
     ids = torch.tensor([trainer.family.encode_text_prompt("What is two plus three?", "")])
     with torch.no_grad():
         assert torch.allclose(merged(input_ids=ids).logits, trainer.model(input_ids=ids).logits, atol=1e-4)
+    upload = make_upload(tmp_path / "merged", find_kind(tmp_path / "merged"), "me/merged")
+    for file in upload.files:
+        (tmp_path / "pushed" / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pushed" / file.path).write_bytes(file.read())
+    pushed = load_student_family(str(tmp_path / "pushed"))
+    assert pushed.encode_text_prompt("What is two plus three?", "") == ids[0].tolist()

@@ -27,6 +27,7 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import snapshot_download
 
 from data_builders.schema import SPEECH_RATE_HZ
+from data_builders.storage.atomic import hash_file
 from data_builders.storage.call_cache import content_key
 from data_builders.storage.clip_paths import check_clip_paths
 from trainer_ext.evaluation.items import Item
@@ -56,6 +57,7 @@ class Benchmark:
         max_new_tokens: longest answer.
         note: what a reader of its score must know.
         folder_hint: for a data set that `datasets` cannot load from the Hub, which file of it to name.
+        own: one's own data, which `dataset_name` names.
         metadata: the file of rows of an audio folder, which `datasets` reads only with torchcodec.
     """
 
@@ -73,7 +75,13 @@ class Benchmark:
     max_new_tokens: int = 1024
     note: str = ""
     folder_hint: str = ""
+    own: bool = False
     metadata: str | None = None
+
+    @property
+    def copy_option(self) -> str:
+        """Return the argument that names a copy to read instead."""
+        return "--dataset_name FOLDER" if self.own else f"--benchmark_folders {self.name.split('/')[0]}=FOLDER"
 
 
 @dataclass(frozen=True)
@@ -107,10 +115,12 @@ class LoadedBenchmark:
 
 
 def hash_clip(clip: Mapping[str, Any] | None) -> str:
-    """Return a hash of an undecoded clip: of its bytes, or else the path that it names."""
-    if clip is None or clip["bytes"] is None:
-        return "" if clip is None else str(clip["path"])
-    return hashlib.sha256(clip["bytes"]).hexdigest()[:16]
+    """Return a hash of an undecoded clip: of its bytes or its file's, or else the path that it names."""
+    if clip is None:
+        return ""
+    if clip["bytes"] is not None:
+        return hashlib.sha256(clip["bytes"]).hexdigest()[:16]
+    return hash_file(Path(clip["path"]))[:16] if Path(clip["path"]).is_file() else str(clip["path"])
 
 
 def load_benchmark(benchmark: Benchmark, folder: str | None = None, max_items: int | None = None) -> LoadedBenchmark:
@@ -206,7 +216,7 @@ def load_split(benchmark: Benchmark, source: str, split: str) -> Dataset:
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise ValueError(
             f"{benchmark.name}: the data set {source} cannot be reached ({error}). Give a copy by "
-            f"--benchmark_folders {benchmark.name.split('/')[0]}=FOLDER"
+            f"{benchmark.copy_option}"
         ) from error
     except ValueError as error:  # an unknown config or split
         raise ValueError(f"{benchmark.name}: {describe_missing(benchmark, source, split, options, error)}") from error

@@ -100,6 +100,7 @@ def make_mapped_benchmark(
         columns=tuple(read.values()),
         audio_column=clip,
         max_new_tokens=max_new_tokens,
+        own=True,
     )
 
 
