@@ -194,8 +194,8 @@ def test_the_commands_of_the_sounds_run_one_after_another(outputs):
     lab, data, cache = (str(outputs / name) for name in ("sounds", "sound_data", "data"))
     student = ["--model_name_or_path", f"{lab}/sound_student"]
     small = [
-        ["--heard", "100", "--steps", "2", "--output_dir", lab],
-        ["--dataset_name", f"{lab}/sounds", *student, "--max_items", "200", "--output_dir", data, "--cache_dir", cache],
+        ["--heard", "40", "--steps", "1", "--output_dir", lab],
+        ["--dataset_name", f"{lab}/sounds", *student, "--max_items", "40", "--output_dir", data, "--cache_dir", cache],
         ["--sound_dataset_name", data, "--sound_share", "0.02", *student, *FEW_STEPS, "--cache_dir", cache],
     ]
     small[-1] += ["--questions", str(outputs / "my_questions.jsonl"), "--output_dir", str(outputs / "sound_run")]
