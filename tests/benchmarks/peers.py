@@ -135,7 +135,8 @@ def encode_channel(family: Qwen2_5OmniStudent, rows: list[dict], channel: str, p
     responses = [family.encode_response(row["teacher_response"]) for row in rows]
     batch = pad_rows(prompts, responses, family.tokenizer.pad_token_id)
     if channel == "s2t":
-        padding = {"padding": "longest"}
+        # In whole frames: the extractor rounds the longest clip's frames down, and the prompt counts them rounded up.
+        padding = {"padding": "longest", "pad_to_multiple_of": family.feature_extractor.hop_length}
         if pad_seconds is not None:
             padding = {"padding": "max_length", "max_length": pad_seconds * SPEECH_RATE_HZ}
         features = family.feature_extractor(
