@@ -6,11 +6,12 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, concatenate_datasets
 
-from data_builders.schema import FEATURES, SOUND_CHANNEL, SOUND_FEATURES
+from data_builders.arguments import DataArguments
+from data_builders.pairs import read_pairs
+from data_builders.schema import SOUND_CHANNEL, SOUND_FEATURES
 from data_builders.storage.call_cache import content_key
+from data_builders.storage.dataset_folder import COLUMNS
 from data_builders.storage.parquet import AtomicParquetWriter
-
-COLUMNS = Features({**FEATURES, **SOUND_FEATURES})
 
 
 def write_split(folder: Path, split: str, rows: Iterable[Mapping[str, Any]]) -> tuple[int, dict[str, str]]:
@@ -28,6 +29,13 @@ def write_split(folder: Path, split: str, rows: Iterable[Mapping[str, Any]]) -> 
             count += 1
         digest = writer.close()
     return count, {str(file.relative_to(folder)): digest}
+
+
+def load_sounds(arguments: DataArguments) -> DatasetDict | None:
+    """Return a run's questions about sounds; None for none."""
+    if arguments.sound_dataset_name is None:
+        return None
+    return keep_sounds(read_pairs(arguments.sound_dataset_name, revision=arguments.sound_dataset_revision))
 
 
 def keep_sounds(data: DatasetDict) -> DatasetDict:

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.answers.fingerprint import fingerprint_model
-from data_builders.arguments import SoundDataArguments
 from data_builders.audio import decode_speech, encode_speech
 from data_builders.hub.ids import public_name
 from data_builders.pipeline.assemble import MANIFEST
 from data_builders.pipeline.build import check_folder
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.schema import SOUND_CHANNEL, SPEECH_RATE_HZ
+from data_builders.sound_arguments import SoundDataArguments
 from data_builders.sound_card import write_sound_card
 from data_builders.sounds import write_split
 from data_builders.storage.atomic import atomic_folder
@@ -106,7 +106,9 @@ def drop_repeats(loaded: dict[str, LoadedBenchmark]) -> dict[str, LoadedBenchmar
                 best[key], places[key] = rank, (name, position)
     kept = {name: [position for split, position in sorted(places.values()) if split == name] for name in loaded}
     return {
-        name: replace(
+        name: benchmark  # whose clips are hashed already
+        if len(kept[name]) == len(benchmark.items)
+        else replace(
             benchmark,
             items=[benchmark.items[position] for position in kept[name]],
             clips=None if benchmark.clips is None else benchmark.clips.select(kept[name]),

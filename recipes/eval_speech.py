@@ -26,9 +26,9 @@ from accelerate import PartialState
 
 from data_builders.arguments import DataArguments
 from data_builders.hub.ids import public_name
-from data_builders.pairs import load_pairs, read_pairs
+from data_builders.pairs import load_pairs
 from data_builders.pretrained import load_config
-from data_builders.sounds import add_sounds, keep_sounds
+from data_builders.sounds import add_sounds, load_sounds
 from data_builders.storage.dataset_folder import load_dataset_folder
 from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -241,8 +241,7 @@ def load_held_out(evaluation: EvaluationArguments) -> list[LoadedBenchmark]:
     pairs = load_pairs(data, model.teacher, check)  # as the run did, so that it finds what the run has made
     if "test" not in pairs:
         raise ValueError(f"run_config: the data of {file} have no held-out rows (no split 'test')")
-    if data.sound_dataset_name is not None and "audio" in evaluation.modalities:
-        sounds = keep_sounds(read_pairs(data.sound_dataset_name, revision=data.sound_dataset_revision))
+    if "audio" in evaluation.modalities and (sounds := load_sounds(data)) is not None:
         pairs = add_sounds(pairs, sounds, None, train=False)
     return select_rows(pairs["test"], file.stem, evaluation, data.answer_max_new_tokens)
 

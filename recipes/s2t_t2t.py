@@ -35,7 +35,7 @@ from data_builders.pipeline.assemble import MANIFEST, read_manifest
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.pipeline.preview import preview_questions
 from data_builders.schema import SOUND_CHANNEL
-from data_builders.sounds import add_sounds, keep_sounds
+from data_builders.sounds import add_sounds, load_sounds
 from data_builders.storage.atomic import write_atomic
 from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
@@ -158,13 +158,6 @@ def check_before_work(training: CrossModalDistillConfig, resume: str | bool | No
         get_reporting_integration_callbacks(training.report_to)
     except (RuntimeError, ImportError) as error:  # not installed
         raise ValueError(f"report_to: {error}") from error
-
-
-def load_sounds(data: DataArguments) -> datasets.DatasetDict | None:
-    """Return the run's questions about sounds; None for none."""
-    if data.sound_dataset_name is None:
-        return None
-    return keep_sounds(read_pairs(data.sound_dataset_name, revision=data.sound_dataset_revision))
 
 
 def check_push(model: ModelArguments, training: CrossModalDistillConfig) -> None:

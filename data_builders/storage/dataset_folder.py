@@ -12,7 +12,7 @@ from data_builders.schema import FEATURES, SOUND_FEATURES
 from data_builders.storage.clip_paths import check_clip_paths
 from data_builders.storage.locks import entries_locked
 
-COLUMNS = {**FEATURES, **SOUND_FEATURES}
+COLUMNS = Features({**FEATURES, **SOUND_FEATURES})
 AUDIO_COLUMNS = tuple(name for name, feature in COLUMNS.items() if isinstance(feature, Audio))
 
 

@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, Value, concatenate_datasets
 
-from data_builders.sounds import COLUMNS, add_sounds, keep_sounds, write_split
-from data_builders.storage.dataset_folder import load_dataset_folder
+from data_builders.sounds import add_sounds, keep_sounds, write_split
+from data_builders.storage.dataset_folder import COLUMNS, load_dataset_folder
 
 
 def make_rows(kind: str, count: int, channels: list[str]) -> Dataset:
