@@ -8,11 +8,14 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two cores
-os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run on the CPU; read when triton is first imported
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run on the CPU; read when triton is first imported
 
 import datasets
 import pytest
-import torch
 
 from data_builders.arguments import DataArguments
 from data_builders.causal_lm import TeacherSettings

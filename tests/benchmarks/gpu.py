@@ -2,11 +2,13 @@
 
     python tests/benchmarks/gpu.py --config recipes/configs/omni7b_qlora_stored.yaml --cap_gib 12
     python tests/benchmarks/gpu.py --config recipes/configs/omni7b_qlora.yaml --cap_gib 16
+    python tests/benchmarks/gpu.py --config recipes/configs/omni7b_qlora.yaml --trainer ours --profile kernels.txt
     python tests/benchmarks/gpu.py --config recipes/configs/tiny_qlora.yaml            # the same on a CPU, small
 
 Checkpoints in the published layout are written into --folder first (33 GB for the 7B models) and loaded as the recipe
 loads them. Every question is asked by 20 s of noise and answered until its row is full. Each trainer has a process of
-its own; one micro-batch a step.
+its own; one micro-batch a step. `--profile` writes the operations of two more steps, by their time. Further arguments
+are the recipe's own, such as `--per_device_train_batch_size 8`.
 """
 
 import argparse
@@ -50,8 +52,8 @@ LAB = ROOT / "recipes" / "tiny_lab"
 MODELS = ROOT / "recipes" / "model_configs"
 SHARD_BYTES = 5 * 10**9
 SPEECH_SECONDS = 20
-ROWS = 16
 WARM_UP_STEPS = 3
+PROFILED_STEPS = 2
 
 
 def write_student(name: str, folder: Path) -> Path:
@@ -104,8 +106,8 @@ def write_checkpoint(folder: Path, shapes: dict, config: dict, tokenizer: Path) 
     return folder
 
 
-def make_rows(family: StudentEncoder, max_length: int, speech_seconds: float) -> Dataset:
-    """Return rows with noise as speech and answers of the greatest length."""
+def make_rows(family: StudentEncoder, max_length: int, speech_seconds: float, rows: int) -> Dataset:
+    """Return so many rows with noise as speech and answers of the greatest length."""
     generator = np.random.default_rng(0)
     prompt = family.encode_speech_prompt(int(speech_seconds * SPEECH_RATE_HZ), "")
     words = "seven " * (max_length - len(prompt))
@@ -127,7 +129,7 @@ def make_rows(family: StudentEncoder, max_length: int, speech_seconds: float) ->
                 },
                 "speech_seconds": speech_seconds,
             }
-            for number in range(ROWS)
+            for number in range(rows)
         ],
         schema=FEATURES.arrow_schema,
     )
@@ -169,12 +171,12 @@ def make_soft_targets(folder: Path, rows: Dataset, family: StudentEncoder, k: in
 def parse(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     parser = RecipeParser((ModelArguments, DataArguments, SoftTargetArguments, CrossModalDistillConfig))
     words = ["--config", arguments.config, "--save_strategy", "no", "--disable_tqdm", "true"]
-    words += ["--max_steps", str(arguments.steps + WARM_UP_STEPS), "--logging_steps", "1000"]
+    steps = WARM_UP_STEPS + arguments.steps + (PROFILED_STEPS if arguments.profile else 0)
+    words += ["--max_steps", str(steps), "--logging_steps", "1000"]
     words += ["--gradient_accumulation_steps", "1", "--output_dir", str(arguments.folder / "run")]
-    if arguments.max_length is not None:
-        words += ["--max_length", str(arguments.max_length)]
     if not torch.cuda.is_available():
         words += ["--use_cpu", "true"]
+    words += arguments.recipe_words
     model, _, soft, training = parser.parse_args_and_config(words)
     folder = arguments.folder
     if (MODELS / model.model_name_or_path).is_dir():
@@ -199,15 +201,16 @@ class PlainRows:
         return {key: value for key, value in self.pairs(rows).items() if torch.is_tensor(value)}
 
 
-def train(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train for the steps; returns the peak memory and the time."""
+def train(arguments: argparse.Namespace) -> None:
+    """Train for the steps; prints peak memory and time as JSON."""
     model, soft, training = parse(arguments)
     if arguments.cap_gib is not None and torch.cuda.is_available():
         whole = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(arguments.cap_gib * 2**30 / whole)
     family = load_student_family(model.model_name_or_path)
     seconds = SPEECH_SECONDS if training.max_length > 512 else 3
-    rows = make_rows(family, training.max_length, seconds)
+    # One epoch: a second one would start the data loader's workers again.
+    rows = make_rows(family, training.max_length, seconds, training.max_steps * training.per_device_train_batch_size)
     student = load_student(model, family)
     planned = flops = None
     if arguments.trainer == "trl":
@@ -239,12 +242,18 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         flops = count_flops(plan, bool(training.activation_checkpointing), not model.use_peft)
     stamps: list[float] = []
     original = trainer.training_step
+    timed = WARM_UP_STEPS + arguments.steps
+    profiler = torch.profiler.profile()  # of every kind of device here
 
     def stamped(*args, **kwargs):
+        if arguments.profile and len(stamps) == timed:
+            profiler.start()
         loss = original(*args, **kwargs)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         stamps.append(time.perf_counter())
+        if len(stamps) == timed + PROFILED_STEPS:
+            profiler.stop()
         return loss
 
     trainer.training_step = stamped
@@ -252,13 +261,13 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     if planned and not torch.cuda.is_available():
         planned += measure_now() - sum(plan.parts.get(name, 0) for name in WEIGHTS)
     trainer.train()
-    step_seconds = (stamps[-1] - stamps[WARM_UP_STEPS - 1]) / (len(stamps) - WARM_UP_STEPS)
+    step_seconds = (stamps[timed - 1] - stamps[WARM_UP_STEPS - 1]) / arguments.steps
     batch = trainer.data_collator([rows[i] for i in range(training.per_device_train_batch_size)])
     gpu = find_present_gpu()
     share = None
     if flops and gpu and gpu.bf16_tflops:
         share = flops / step_seconds / (gpu.bf16_tflops * 1e12)
-    return {
+    figures = {
         "trainer": arguments.trainer,
         "tokens": int(batch["attention_mask"].sum()),
         "planned_gib": planned and planned / 2**30,
@@ -266,6 +275,10 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         "step_seconds": step_seconds,
         "share_of_peak": share,
     }
+    print(json.dumps(figures), flush=True)
+    if arguments.profile:  # takes minutes after large batches
+        by_time = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        arguments.profile.write_text(profiler.key_averages().table(sort_by=by_time, row_limit=60))
 
 
 def show(lines: list[dict[str, Any]]) -> None:
@@ -286,17 +299,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(ROOT / "recipes" / "configs" / "tiny_qlora.yaml"))
     parser.add_argument("--cap_gib", type=float, help="memory of the card that is played")
-    parser.add_argument("--max_length", type=int, help="other than the recipe's")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks/gpu"))
     parser.add_argument("--trainer", choices=("ours", "trl"), help="one of them, in this process")
+    parser.add_argument("--profile", type=Path, help="file for the operations by their time")
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; figures mean nothing")
-    arguments = parser.parse_args()
+    arguments, arguments.recipe_words = parser.parse_known_args()
     if arguments.smoke:
         arguments.steps = 1
     keep_libraries_quiet()
     if arguments.trainer is not None:
-        print(json.dumps(train(arguments)))
+        train(arguments)
         return
     lines = []
     for trainer in ("ours", "trl"):

@@ -5,12 +5,14 @@
     python tests/benchmarks/loss.py --tokens 4096 --head trained --rounds 1
     python tests/benchmarks/loss.py --device cuda --tokens 1024 4096 16384
 
-Every figure comes from a fresh process, the contestants of a round one after the other. Times are of one forward and
-backward, without warm-up on a CPU and after one on a GPU; memory is what they need above heads and inputs. The table is
-printed with ratios, and all figures are written to outputs/benchmarks/loss.json.
+The contestants of a round run one after the other. On a CPU every figure comes from a fresh process, without warm-up;
+on a GPU from one process and after a warm-up, because its allocator counts the memory of each. Times are of one forward
+and backward; memory is what they need above heads and inputs. The table is printed with ratios, and all figures are
+written to outputs/benchmarks/loss.json.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -39,7 +41,8 @@ def run_floor(x: dict[str, Any]) -> None:
     torch.mm(x["teacher_states"], x["teacher_head"].T, out=logits)
 
 
-def run_naive(x: dict[str, Any]) -> None:
+def naive_loss(x: dict[str, Any]) -> Any:
+    """Return CE + KL of full logits, as textbooks write it."""
     import torch
     from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
@@ -51,7 +54,22 @@ def run_naive(x: dict[str, Any]) -> None:
         softmax(teacher_logits / TEMPERATURE, -1),
         reduction="batchmean",
     )
-    (cross_entropy(logits, x["labels"]) + KL_WEIGHT * TEMPERATURE**2 * kl).backward()
+    return cross_entropy(logits, x["labels"]) + KL_WEIGHT * TEMPERATURE**2 * kl
+
+
+@functools.cache
+def compile_naive_loss() -> Callable[[dict[str, Any]], Any]:
+    import torch
+
+    return torch.compile(naive_loss)
+
+
+def run_naive(x: dict[str, Any]) -> None:
+    naive_loss(x).backward()
+
+
+def run_naive_compiled(x: dict[str, Any]) -> None:
+    compile_naive_loss()(x).backward()
 
 
 def run_trl_gkd(x: dict[str, Any]) -> None:
@@ -110,6 +128,14 @@ def run_ours(x: dict[str, Any]) -> None:
     distillation_loss(x["states"], x["head"], x["labels"], signal).total.backward()
 
 
+def run_ours_plain(x: dict[str, Any]) -> None:
+    """Run ours in plain torch, without the kernels of a GPU."""
+    from unittest.mock import patch
+
+    with patch("trainer_ext.loss.distillation.uses_triton", lambda device_type, divergence: False):
+        run_ours(x)
+
+
 def run_ours_stored(x: dict[str, Any]) -> None:
     import torch
 
@@ -151,14 +177,17 @@ def run_paired(x: dict[str, Any]) -> None:
 CONTESTANTS: dict[str, Callable[[dict[str, Any]], None]] = {
     "floor": run_floor,
     "naive": run_naive,
+    "naive_compiled": run_naive_compiled,
     "trl_gkd": run_trl_gkd,
     "trl_tiled": run_trl_tiled,
     "liger": run_liger,
     "ours": run_ours,
+    "ours_plain": run_ours_plain,
     "ours_stored": run_ours_stored,
     "two_calls": run_two_calls,
     "paired": run_paired,
 }
+ON_GPU_ALONE = {"naive_compiled", "ours_plain"}
 
 
 def main() -> None:
@@ -169,7 +198,7 @@ def main() -> None:
     parser.add_argument("--teacher_hidden", type=int, default=3584)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument("--only", nargs="+", choices=list(CONTESTANTS))
     parser.add_argument("--memory_gib", type=float, default=20.0, help="limit of one process")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--case", help=argparse.SUPPRESS)  # one measurement, in this process
@@ -178,6 +207,9 @@ def main() -> None:
     if arguments.smoke:
         arguments.tokens, arguments.student_hidden, arguments.teacher_hidden = [16], [8], 12
         arguments.rounds, arguments.only = 1, ["floor", "naive", "ours"]
+    on_gpu = arguments.device == "cuda"
+    only = arguments.only or [name for name in CONTESTANTS if on_gpu or name not in ON_GPU_ALONE]
+    run_case = measure if on_gpu else measure_in_fresh_process
     if arguments.case:
         print("RESULT " + json.dumps(measure(json.loads(arguments.case))))
         return
@@ -195,9 +227,9 @@ def main() -> None:
                     "vocab_size": 500 if arguments.smoke else VOCAB_SIZE,
                 }
                 cases = [
-                    measure_in_fresh_process({**shape, "contestant": name, "round": number})
+                    run_case({**shape, "contestant": name, "round": number})
                     for number in range(arguments.rounds)
-                    for name in arguments.only
+                    for name in only
                 ]
                 print(make_table(shape, cases), flush=True)
                 measured += cases
@@ -217,29 +249,31 @@ def measure_in_fresh_process(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
-    """Measure time and extra memory of one implementation in this process, which must be fresh."""
+    """Measure time and extra memory of one implementation in this process, which on a CPU must be fresh."""
     import torch
 
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     run, on_gpu = CONTESTANTS[case["contestant"]], case["device"] == "cuda"
-    # Imports and thread pools of a first call are paid for on inputs of a few rows.
-    run(make_inputs({**case, "tokens": 4}, vocab_size=1000))
-    inputs = make_inputs(case, case["vocab_size"])
-    if on_gpu:
-        run(inputs)  # compiles and chooses kernels
-        inputs["states"].grad = inputs["head"].grad = None
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
+    if not on_gpu:  # imports and thread pools of a first call are paid for on inputs of a few rows
+        run(make_inputs({**case, "tokens": 4}, vocab_size=1000))
     else:
-        limit_memory(case["memory_gib"])
-    before = measure_memory(on_gpu, reset=True)
-    started, cpu_started = time.perf_counter(), time.process_time()
+        torch.cuda.empty_cache()  # one contestant's blocks are none that the next can reuse
+    inputs = make_inputs(case, case["vocab_size"])
     try:
+        if on_gpu:
+            run(inputs)  # compiles and chooses kernels
+            inputs["states"].grad = inputs["head"].grad = None
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            limit_memory(case["memory_gib"])
+        before = measure_memory(on_gpu, reset=True)
+        started, cpu_started = time.perf_counter(), time.process_time()
         run(inputs)
+        if on_gpu:
+            torch.cuda.synchronize()
     except (RuntimeError, MemoryError) as error:
         return {**case, "error": str(error).splitlines()[0][:200]}
-    if on_gpu:
-        torch.cuda.synchronize()
     return {
         **case,
         "seconds": time.perf_counter() - started,

@@ -28,16 +28,20 @@ class TorchChunkLoss:
         self.block = max(1, logits // scratch_like.shape[1])
         self.buffers = [torch.empty_like(scratch_like[: self.block]) for _ in range(BUFFERS)]
 
-    def __call__(self, logits: Tensor, labels: Tensor, target: TeacherChunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return CE, divergence, hit and entropy, (C,) each; logits (C, V) are overwritten by their gradient."""
+    def __call__(
+        self, logits: Tensor, labels: Tensor, target: TeacherChunk, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return CE, divergence, hit and entropy, (C,) each; the logits' gradient is written to `gradient` (C, V)."""
         blocks = []
         for start in range(0, len(logits), self.block):
             block = slice(start, start + self.block)
-            blocks.append(self._score_(logits[block], labels[block], target and target.take(block)))
+            blocks.append(self._score(logits[block], labels[block], target and target.take(block), gradient[block]))
         ce, divergence, correct, entropy = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         return ce, divergence, correct, entropy
 
-    def _score_(self, logits: Tensor, labels: Tensor, target: TeacherChunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _score(
+        self, logits: Tensor, labels: Tensor, target: TeacherChunk, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         log_probs = torch.log_softmax(logits, dim=-1, out=self.buffers[0][: len(logits)])
         grad = torch.exp(log_probs, out=self.buffers[1][: len(logits)])
         log_prob = log_probs.gather(1, labels[:, None]).squeeze(1)
@@ -53,7 +57,7 @@ class TorchChunkLoss:
                 divergence, divergence_grad = self._compare_stored(logits, target)
             weight = self.objective.divergence_grad_weight
             grad[:, : divergence_grad.shape[1]].add_(divergence_grad, alpha=weight)
-        logits.copy_(grad)
+        gradient.copy_(grad)
         return -log_prob, divergence, correct, entropy
 
     def _compare_live(self, logits: Tensor, target: LiveChunk) -> tuple[Tensor, Tensor]:

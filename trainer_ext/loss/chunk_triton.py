@@ -1,7 +1,7 @@
 """Per-token CE, divergence, entropy and logit gradients of one chunk, in Triton on a GPU.
 
 Plain torch needs twenty passes over a chunk's logits. Here one program per row works in float32: `normalize_rows` reads
-a row once, `differentiate_` overwrites it by its gradient.
+a row once, `differentiate` reads it again and writes its gradient in the precision of the head.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from trainer_ext.loss.divergences import TRITON_CODES
 from trainer_ext.loss.objective import Objective
 from trainer_ext.loss.teacher_targets import LiveChunk, StoredChunk, TeacherChunk
 
-BLOCK = 4096
+BLOCK = 8192
 WARPS = 8
 NO_DIVERGENCE = 0
 
@@ -27,29 +27,34 @@ class TritonChunkLoss:
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
-    def __call__(self, logits: Tensor, labels: Tensor, target: TeacherChunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return CE, divergence, hit and entropy, (C,) each; logits (C, V) are overwritten by their gradient."""
+    def __call__(
+        self, logits: Tensor, labels: Tensor, target: TeacherChunk, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return CE, divergence, hit and entropy, (C,) each; logits (C, V) are overwritten."""
         label_logits = logits.gather(1, labels[:, None]).squeeze(1)
         if isinstance(target, StoredChunk):
-            norms, divergence = self._loss_stored_(logits, target)
+            norms, divergence = self._loss_stored_(logits, labels, target, gradient)
         else:
-            norms, divergence = self._loss_live_(logits, target)
-        logits.scatter_add_(1, labels[:, None], logits.new_full((len(labels), 1), -1.0))
+            norms, divergence = self._loss_live(logits, labels, target, gradient)
         correct = label_logits == norms.largest
         return norms.log_norm - label_logits, divergence, correct, norms.entropy
 
-    def _loss_live_(self, logits: Tensor, target: LiveChunk | None) -> tuple["RowNorms", Tensor]:
-        """Overwrite the logits by softmax + weight * gradient of the divergence; without a target, by softmax."""
+    def _loss_live(
+        self, logits: Tensor, labels: Tensor, target: LiveChunk | None, gradient: Tensor
+    ) -> tuple["RowNorms", Tensor]:
+        """Write the gradient of CE and of the divergence from a target, if there is one."""
         tau = self.objective.temperature
         shared = logits.shape[1] if target is None else target.logits.shape[1]
         norms = normalize_rows(logits, shared, tau)
         if target is None:
             zeros = torch.zeros_like(norms.log_norm)
-            differentiate_(logits, norms, shared, tau, zeros)
+            differentiate(logits, labels, gradient, norms, shared, tau, zeros)
             return norms, zeros
         weight = torch.full_like(norms.log_norm, self.objective.divergence_grad_weight)
-        return norms, differentiate_(
+        return norms, differentiate(
             logits,
+            labels,
+            gradient,
             norms,
             shared,
             tau,
@@ -61,7 +66,9 @@ class TritonChunkLoss:
             target.rows,
         )
 
-    def _loss_stored_(self, logits: Tensor, stored: StoredChunk) -> tuple["RowNorms", Tensor]:
+    def _loss_stored_(
+        self, logits: Tensor, labels: Tensor, stored: StoredChunk, gradient: Tensor
+    ) -> tuple["RowNorms", Tensor]:
         """Do the same for a stored teacher: the kernels process the tail, plain torch the few kept ids."""
         tau, shared = self.objective.temperature, stored.vocab_size
         kept = logits.gather(1, stored.ids)  # (C, k)
@@ -76,9 +83,10 @@ class TritonChunkLoss:
         )
         grad = grad * self.objective.divergence_grad_weight
         within_tail = RowNorms(norms.log_norm, tail.log_norm_scaled, norms.entropy, norms.largest)
-        differentiate_(logits, within_tail, shared, tau, grad[:, -1].contiguous())
+        differentiate(logits, labels, gradient, within_tail, shared, tau, grad[:, -1].contiguous())
         kept_grad = (kept - norms.log_norm[:, None]).exp() + grad[:, : kept.shape[1]]
-        logits.scatter_(1, stored.ids, kept_grad)
+        kept_grad -= (stored.ids == labels[:, None]).to(kept_grad.dtype)
+        gradient.scatter_(1, stored.ids, kept_grad.to(gradient.dtype))
         return norms, divergence
 
 
@@ -124,8 +132,10 @@ def normalize_rows(logits: Tensor, shared: int, temperature: float) -> RowNorms:
     return norms
 
 
-def differentiate_(
+def differentiate(
     logits: Tensor,
+    labels: Tensor,
+    gradient: Tensor,
     norms: RowNorms,
     shared: int,
     temperature: float,
@@ -136,12 +146,14 @@ def differentiate_(
     teacher_log_norm: Tensor | None = None,
     teacher_rows: Tensor | None = None,
 ) -> Tensor:
-    """Overwrite logits (R, V) by softmax + weight * gradient of the divergence; returns the divergence (R,).
+    """Write softmax - label + weight * gradient of the divergence; returns the divergence (R,).
 
-    The gradient is with respect to logits / temperature. Without a divergence the second term is the softmax at
-    `temperature` over the first `shared` columns.
+    The last gradient is with respect to logits / temperature. Without a divergence it is the softmax at `temperature`
+    over the first `shared` columns.
 
     Args:
+        logits: (R, V).
+        gradient: (R, V), in any precision; may be `logits` itself.
         weight: (R,), of the second term.
         teacher: logits (R', shared at least); row i of `logits` is compared with row `teacher_rows[i]`.
         teacher_log_norm: (R',), of the teacher's logits / temperature.
@@ -153,6 +165,9 @@ def differentiate_(
         logits.shape[1],
         shared,
         1 / temperature,
+        labels,
+        gradient,
+        gradient.stride(0),
         norms.log_norm,
         norms.log_norm_scaled,
         weight,
@@ -238,6 +253,9 @@ def _differentiate(
     columns,
     shared,
     scale,
+    labels,
+    gradient,
+    gradient_stride,
     log_norm,
     log_norm_scaled,
     weight,
@@ -252,37 +270,42 @@ def _differentiate(
 ):
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
+    gradient += row * gradient_stride
+    label = tl.load(labels + row)
     norm = tl.load(log_norm + row)
     norm_scaled = tl.load(log_norm_scaled + row)
     factor = tl.load(weight + row)
-    total_q_grad = 0.0
+    total_value = 0.0
+    total_q_grad = -1.0  # of the forward KL: minus the sum of p
     if DIVERGENCE > 0:
         teacher_row = tl.load(teacher_rows + row).to(tl.int64)
         teacher += teacher_row * teacher_stride
         teacher_norm = tl.load(teacher_log_norm + teacher_row)
         log_beta = tl.log(beta)
         log_rest = tl.log(1 - beta)
-        total_value = 0.0
+    if DIVERGENCE > 1:
+        total_q_grad = 0.0
         for start in range(0, shared, BLOCK):
             at = start + tl.arange(0, BLOCK)
             inside = at < shared
             log_q = tl.load(logits + at, mask=inside, other=0.0) * scale - norm_scaled
             log_p = tl.load(teacher + at, mask=inside, other=0.0) * scale - teacher_norm
-            terms, q_times_grad = _terms(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE)
-            total_value += tl.sum(tl.where(inside, terms, 0.0), 0)
+            _, q_times_grad = _terms(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE)
             total_q_grad += tl.sum(tl.where(inside, q_times_grad, 0.0), 0)
-        tl.store(value + row, total_value)
     for start in range(0, columns, BLOCK):
         at = start + tl.arange(0, BLOCK)
         inside = at < shared
         x = tl.load(logits + at, mask=at < columns, other=float("-inf"))
-        grad = tl.exp(x - norm)
+        grad = tl.exp(x - norm) - tl.where(at == label, 1.0, 0.0)
         log_q = x * scale - norm_scaled
         q = tl.where(inside & (x > float("-inf")), tl.exp(log_q), 0.0)
         if DIVERGENCE > 0:
             log_p = tl.load(teacher + at, mask=inside, other=0.0) * scale - teacher_norm
             terms, q_times_grad = _terms(log_p, log_q, log_beta, log_rest, beta, DIVERGENCE)
+            total_value += tl.sum(tl.where(inside, terms, 0.0), 0)
             grad += factor * (tl.where(inside, q_times_grad, 0.0) - q * total_q_grad)
         else:
             grad += factor * q
-        tl.store(logits + at, grad, mask=at < columns)
+        tl.store(gradient + at, grad.to(gradient.dtype.element_ty), mask=at < columns)
+    if DIVERGENCE > 0:
+        tl.store(value + row, total_value)

@@ -37,9 +37,9 @@ from trainer_ext.loss.teacher_targets import (
 # Fewer rows would read the heads more often.
 CHUNK_ROWS = 768
 
-# (logits (C, V), labels (C,), teacher's chunk) -> CE, divergence, hit, entropy, (C,) each; the logits become their
-# gradient.
-ChunkLoss = Callable[[Tensor, Tensor, TeacherChunk], tuple[Tensor, Tensor, Tensor, Tensor]]
+# (logits (C, V), labels (C,), teacher's chunk, gradient (C, V)) -> CE, divergence, hit, entropy, (C,) each; the logits'
+# gradient is written to `gradient`, which may be the logits themselves.
+ChunkLoss = Callable[[Tensor, Tensor, TeacherChunk, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 @dataclass
@@ -128,18 +128,22 @@ class _DistillationLoss(torch.autograd.Function):
         states_grad = torch.empty_like(hidden_states) if wanted[0] else None
         head_grad = torch.zeros_like(lm_head_weight, dtype=precision) if wanted[1] else None
         chunk_loss = choose_chunk_loss(student.logits, objective)
+        logits_grads = student.make_gradient_buffer()
         for tokens, teacher_tokens, first, last in chunks:
-            logits = student.project(tokens)  # (C, V), from here on overwritten by their gradient
+            logits = student.project(tokens)  # (C, V)
+            logits_grad = logits_grads[: len(tokens)]
             target: TeacherChunk = None
             if live is not None:
                 target = LiveChunk(live.project(slice(first, last + 1)), teacher_tokens - first)
             elif isinstance(teacher, StoredTargets):
                 target = teacher.chunk(teacher_tokens)
-            ce[tokens], kl[tokens], correct[tokens], entropy[tokens] = chunk_loss(logits, labels[tokens], target)
+            ce[tokens], kl[tokens], correct[tokens], entropy[tokens] = chunk_loss(
+                logits, labels[tokens], target, logits_grad
+            )
             if states_grad is not None:
-                states_grad[tokens] = student.backward(logits).to(hidden_states.dtype)
+                states_grad[tokens] = student.backward(logits_grad).to(hidden_states.dtype)
             if head_grad is not None:
-                head_grad.addmm_(logits.T, hidden_states[tokens].to(precision))
+                student.add_weight_grad_(head_grad, logits_grad, tokens)
         ctx.gradients = states_grad, head_grad
         ctx.head_dtype = lm_head_weight.dtype
         ctx.mark_non_differentiable(ce, kl, correct, entropy)
@@ -192,9 +196,27 @@ class Projection:
             logits.copy_(hidden_states @ self.weight.T)
         return self.transform.apply_(logits)
 
+    def make_gradient_buffer(self) -> Tensor:
+        """Return a tensor (C, V) for the gradient of a chunk's logits.
+
+        On a GPU it has the precision of the head, which its matrix units take as it is; elsewhere it is the logits' own
+        memory.
+        """
+        if self.logits.is_cuda and self.weight.dtype != self.logits.dtype:
+            return torch.empty_like(self.logits, dtype=self.weight.dtype)
+        return self.logits
+
     def backward(self, logits_grad: Tensor) -> Tensor:
         """Return the gradient of the hidden states of a head without a transform: (C, V) -> (C, H)."""
         return logits_grad.to(self.weight.dtype) @ self.weight
+
+    def add_weight_grad_(self, total: Tensor, logits_grad: Tensor, tokens: Tensor) -> None:
+        """Add the gradient of the head's weight to `total` (V, H), which has the precision of the loss."""
+        hidden_states = self.hidden_states[tokens].to(logits_grad.dtype)
+        if logits_grad.dtype == total.dtype:
+            total.addmm_(logits_grad.T, hidden_states)
+        else:  # on a GPU: products of half precision, added in float32
+            torch.addmm(total, logits_grad.T, hidden_states, out_dtype=total.dtype, out=total)
 
 
 class ChunkTokens(NamedTuple):

@@ -1,4 +1,4 @@
-"""Tests of the Triton kernels: interpreted on the CPU against plain torch, and compiled for GPUs."""
+"""Tests of the Triton kernels against plain torch, interpreted on a CPU or run on a GPU, and compiled for GPUs."""
 
 import os
 import subprocess
@@ -15,6 +15,8 @@ from trainer_ext.loss.divergences import TRITON_CODES
 from trainer_ext.loss.objective import Objective
 from trainer_ext.loss.teacher_targets import LiveChunk, StoredChunk
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 COMPILE = """
 import inspect, sys
 import triton
@@ -23,7 +25,7 @@ from triton.compiler import ASTSource
 from trainer_ext.loss import chunk_triton as kernels
 
 numbers = {"stride": "i32", "columns": "i32", "shared": "i32", "scale": "fp32", "teacher_stride": "i32", "beta": "fp32",
-           "teacher_rows": "*i64"}
+           "teacher_rows": "*i64", "labels": "*i64", "gradient": "*bf16", "gradient_stride": "i32"}
 for kernel, divergence in [(kernels._normalize_rows, 0), *((kernels._differentiate, d) for d in range(4))]:
     names = list(inspect.signature(kernel.fn).parameters)
     constants = {"BLOCK": kernels.BLOCK, "DIVERGENCE": divergence}
@@ -39,19 +41,19 @@ for kernel, divergence in [(kernels._normalize_rows, 0), *((kernels._differentia
 
 
 def make_chunk(tokens: int, rows: int, shared: int, k: int | None, seed: int = 0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
 
     def normal(*shape):
-        return 3 * torch.randn(*shape, generator=generator)
+        return 3 * torch.randn(*shape, device=DEVICE, generator=generator)
 
     logits = normal(tokens, rows)
-    labels = torch.randint(rows, (tokens,), generator=generator)
+    labels = torch.randint(rows, (tokens,), device=DEVICE, generator=generator)
     labels[0] = logits[0].argmax()
     teacher = normal(tokens // 2 + 1, shared)
     if k is None:
-        return logits, labels, LiveChunk(teacher, torch.arange(tokens) // 2)
+        return logits, labels, LiveChunk(teacher, torch.arange(tokens, device=DEVICE) // 2)
     log_probs, ids = normal(tokens, shared).log_softmax(-1).topk(k)
-    return logits, labels, StoredChunk(ids, log_probs, torch.full((tokens,), -1.3), shared)
+    return logits, labels, StoredChunk(ids, log_probs, torch.full_like(log_probs[:, 0], -1.3), shared)
 
 
 @pytest.mark.parametrize("divergence", sorted(TRITON_CODES))
@@ -69,8 +71,8 @@ def test_a_kernel_equals_plain_torch(divergence, tokens, rows, shared, k):
     """Prevents: errors at a second block of columns, ids beyond the shared ones, shared teacher rows, or a tail."""
     objective = Objective(kl_weight=0.7, temperature=1.7, divergence=divergence, beta=0.3)
     logits, labels, target = make_chunk(tokens, rows, shared, k)
-    expected = TorchChunkLoss(logits, objective)(plain := logits.clone(), labels, target)
-    seen = TritonChunkLoss(objective)(fused := logits.clone(), labels, target)
+    expected = TorchChunkLoss(logits, objective)(logits, labels, target, plain := torch.empty_like(logits))
+    seen = TritonChunkLoss(objective)(fused := logits.clone(), labels, target, fused)
     for ours, theirs in zip((fused, *seen), (plain, *expected), strict=True):
         assert torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)
 
@@ -79,11 +81,23 @@ def test_a_kernel_without_a_teacher_is_cross_entropy():
     """Prevents: a weight of zero times an overflowed softmax."""
     logits, labels, _ = make_chunk(4, 300, 300, None)
     logits[1] *= 1e4
-    expected = TorchChunkLoss(logits, Objective())(plain := logits.clone(), labels, None)
-    seen = TritonChunkLoss(Objective())(fused := logits.clone(), labels, None)
+    expected = TorchChunkLoss(logits, Objective())(logits, labels, None, plain := torch.empty_like(logits))
+    seen = TritonChunkLoss(Objective())(fused := logits.clone(), labels, None, fused)
     for ours, theirs in zip((fused, *seen), (plain, *expected), strict=True):
         assert torch.isfinite(ours).all()
         assert torch.allclose(ours.float(), theirs.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [None, 7])
+def test_a_gradient_in_half_precision_keeps_its_digits(k):
+    """Prevents: 0.999 rounded to 1 before the label's 1 is subtracted, so that a confident token teaches nothing."""
+    logits, labels, target = make_chunk(6, 300, 280, k)
+    logits.scatter_(1, labels[:, None], 14.0)
+    objective = Objective(kl_weight=0.0)
+    TorchChunkLoss(logits, objective)(logits, labels, target, exact := torch.empty_like(logits))
+    half = torch.empty_like(logits, dtype=torch.bfloat16)
+    TritonChunkLoss(objective)(logits, labels, target, half)
+    assert torch.allclose(half.float(), exact, rtol=1e-2, atol=1e-7)
 
 
 @pytest.mark.parametrize(

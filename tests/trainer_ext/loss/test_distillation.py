@@ -78,14 +78,16 @@ def make_inputs(tokens=37, hidden=24, rows=101, teacher_hidden=40, teacher_rows=
 
 
 def live(states, head, transform=NO_TRANSFORM):
-    return LiveTargets(torch.arange(len(states)), states, head, transform)
+    return LiveTargets(torch.arange(len(states), device=states.device), states, head, transform)
 
 
-def assert_equals_naive(inputs, objective, k, chunk_tokens, dtype, tolerance, train_head=True, transform=NO_TRANSFORM):
+def assert_equals_naive(
+    inputs, objective, k, chunk_tokens, dtype, tolerance, train_head=True, transform=NO_TRANSFORM, device="cpu"
+):
     """Compare values and both gradients with float64, for a live teacher (k None) or a stored one."""
     # What is compared is the arithmetic, so both sides start from the numbers that `dtype` can hold.
     states, head, labels, teacher_states, teacher_head = (
-        x.to(dtype).double() if x.is_floating_point() else x for x in inputs
+        x.to(dtype).double() if x.is_floating_point() else x for x in (x.to(device) for x in inputs)
     )
     exact_states, exact_head = states.clone().requires_grad_(), head.clone().requires_grad_()
     teacher_logits = transform.scale * (teacher_states @ teacher_head.T)
@@ -122,7 +124,19 @@ def test_equals_a_naive_float64_computation_in_value_and_gradient(divergence, k,
     assert_equals_naive(inputs, objective, k, 16, torch.bfloat16, 1e-2)
 
 
-@pytest.mark.parametrize("kernels", [False, True], ids=["torch", "interpreted_kernels"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("divergence", sorted(NAIVE))
+@pytest.mark.parametrize("k", [None, 7, 90])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_equals_a_naive_float64_computation_on_a_gpu(divergence, k, dtype, tolerance):
+    """Prevents: kernels that compute something else when compiled, or logits that are rounded to half precision."""
+    objective = Objective(kl_weight=0.7, temperature=1.7, divergence=divergence, beta=0.3)
+    for rows in (101, 9000):
+        inputs = make_inputs(rows=rows, teacher_rows=rows - 11)
+        assert_equals_naive(inputs, objective, k, 16, dtype, tolerance, device="cuda")
+
+
+@pytest.mark.parametrize("kernels", [False, True], ids=["torch", "kernels"])
 @pytest.mark.parametrize("transform", [LogitTransform(1 / 8), LogitTransform(soft_cap=3.0), LogitTransform(2.0, 5.0)])
 def test_a_teachers_scale_and_soft_cap_equal_a_naive_float64_computation(transform, kernels, monkeypatch):
     """Prevents: the divergence from a sharper or flatter teacher than a Gemma or a Granite is."""
@@ -133,7 +147,8 @@ def test_a_teachers_scale_and_soft_cap_equal_a_naive_float64_computation(transfo
         monkeypatch.setattr(distillation, "choose_chunk_loss", lambda _, objective: TritonChunkLoss(objective))
     objective = Objective(kl_weight=0.7, temperature=1.7, divergence="forward_kl")
     inputs = make_inputs(teacher_rows=120)
-    assert_equals_naive(inputs, objective, None, 16, torch.float32, 1e-5, transform=transform)
+    device = "cuda" if kernels and torch.cuda.is_available() else "cpu"
+    assert_equals_naive(inputs, objective, None, 16, torch.float32, 1e-5, transform=transform, device=device)
 
 
 @settings(max_examples=80, deadline=None)
