@@ -32,9 +32,9 @@ from data_builders.pipeline.assemble import MANIFEST
 from data_builders.pipeline.build import check_folder
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.schema import SOUND_CHANNEL, SPEECH_RATE_HZ
-from data_builders.sound_arguments import SoundDataArguments
-from data_builders.sound_card import write_sound_card
-from data_builders.sounds import write_split
+from data_builders.sounds.arguments import SoundDataArguments
+from data_builders.sounds.card import write_sound_card
+from data_builders.sounds.rows import write_split
 from data_builders.storage.atomic import atomic_folder
 from data_builders.storage.call_cache import content_key
 from trainer_ext.command_line import run_command

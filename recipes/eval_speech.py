@@ -28,7 +28,7 @@ from data_builders.arguments import DataArguments
 from data_builders.hub.ids import public_name
 from data_builders.pairs import load_pairs
 from data_builders.pretrained import load_config
-from data_builders.sounds import add_sounds, load_sounds
+from data_builders.sounds.rows import add_sounds, load_sounds
 from data_builders.storage.dataset_folder import load_dataset_folder
 from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments

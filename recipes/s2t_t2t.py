@@ -35,7 +35,7 @@ from data_builders.pipeline.assemble import MANIFEST, read_manifest
 from data_builders.pipeline.outcome_table import show_outcomes
 from data_builders.pipeline.preview import preview_questions
 from data_builders.schema import SOUND_CHANNEL
-from data_builders.sounds import add_sounds, load_sounds
+from data_builders.sounds.rows import add_sounds, load_sounds
 from data_builders.storage.atomic import write_atomic
 from data_builders.storage.run_record import write_run_record
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments

@@ -20,7 +20,7 @@ data_builders.chat_encoder
 data_builders.storage data_builders.clients
 data_builders.questions data_builders.answers data_builders.speech data_builders.soft_targets
 data_builders.pipeline
-data_builders.pairs data_builders.sounds data_builders.sound_card data_builders.sound_arguments
+data_builders.pairs data_builders.sounds
 trainer_ext.supported_arguments trainer_ext.recipe_words
 trainer_ext.loss trainer_ext.checkpoints
 trainer_ext.students

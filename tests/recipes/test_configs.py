@@ -8,7 +8,7 @@ import yaml
 from arguments import OmniArguments
 
 from data_builders.arguments import BuildSettings, DataArguments, SoftTargetArguments
-from data_builders.sound_arguments import SoundDataArguments
+from data_builders.sounds.arguments import SoundDataArguments
 from tests.support.configs import CONFIGS, DATA_CONFIGS, OMNI_CONFIGS, SOUND_CONFIGS
 from tests.support.lab import ROOT
 from tests.support.settings import CLASSES

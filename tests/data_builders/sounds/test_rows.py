@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, Value, concatenate_datasets
 
-from data_builders.sounds import add_sounds, keep_sounds, write_split
+from data_builders.sounds.rows import add_sounds, keep_sounds, write_split
 from data_builders.storage.dataset_folder import COLUMNS, load_dataset_folder
 
 

@@ -9,7 +9,7 @@ from data_builders.hub.contents import Contents
 from data_builders.hub.folders import DATASET, local_id
 from data_builders.hub.ids import public_name
 
-TEMPLATE = Path(__file__).with_name("sound_card_template.md")
+TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
 def write_sound_card(
