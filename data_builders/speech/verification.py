@@ -121,7 +121,8 @@ def find_recognizer(arguments: VerificationArguments) -> type[Recognizer]:
 
 def check_key(arguments: VerificationArguments, clip_key: str, sentences: list[str], language: str = "en") -> str:
     """Return the cache key: everything a check depends on. Thresholds are not part of it."""
-    model = arguments.recognizer_model if arguments.recognizer == "whisper" else ""
+    # Checks by the bigram models of earlier versions are none by a grammar.
+    model = arguments.recognizer_model if arguments.recognizer == "whisper" else "grammar"
     other = [] if language == "en" else [language]
     return content_key("check", arguments.recognizer, model, arguments.similarity_model, clip_key, sentences, *other)
 

@@ -149,12 +149,16 @@ def encode_channel(family: Qwen2_5OmniStudent, rows: list[dict], channel: str, p
 
 
 def distill(student_logits: Tensor, student_labels: Tensor, teacher_logits: Tensor, teacher_labels: Tensor, args):
-    """Return CE + kl_weight * temperature^2 * KL over the response tokens, from full logits (B, T, V)."""
+    """Return CE + kl_weight * temperature^2 * KL over the response tokens, from full logits (B, T, V).
+
+    The KL is over the ids that both have: an Omni has rows for audio beyond its teacher's.
+    """
+    shared = min(student_logits.shape[-1], teacher_logits.shape[-1])
     shifted = student_labels[:, 1:]
     logits = student_logits[:, :-1]
     ce = F.cross_entropy(logits.flatten(0, 1), shifted.flatten(), ignore_index=IGNORED)
-    student = F.log_softmax(logits[shifted != IGNORED] / args.temperature, dim=-1)
-    teacher = teacher_logits[:, :-1][teacher_labels[:, 1:] != IGNORED] / args.temperature
+    student = F.log_softmax(logits[shifted != IGNORED][:, :shared] / args.temperature, dim=-1)
+    teacher = teacher_logits[:, :-1][teacher_labels[:, 1:] != IGNORED][:, :shared] / args.temperature
     kl = F.kl_div(student, F.softmax(teacher, dim=-1), reduction="batchmean")
     return ce + args.kl_weight * args.temperature**2 * kl
 
@@ -218,8 +222,10 @@ def run_gkd(setting: Setting, turns: Turns) -> None:
             teacher_logits = teacher(**batch).logits
         student_logits = student(**batch).logits
         temperature = setting.training.temperature
+        shared = min(student_logits.shape[-1], teacher_logits.shape[-1])
+        student_logits, teacher_logits = (logits[:, :-1, :shared] for logits in (student_logits, teacher_logits))
         GKDTrainer.generalized_jsd_loss(
-            student_logits[:, :-1], teacher_logits[:, :-1], labels[:, 1:], beta=0, temperature=temperature
+            student_logits, teacher_logits, labels[:, 1:], beta=0, temperature=temperature
         ).backward()
 
     run_loop(setting, turns, backward)

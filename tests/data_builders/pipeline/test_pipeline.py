@@ -372,7 +372,7 @@ def test_augmented_speech_is_another_column_of_the_same_length(questions_file, t
     """Prevents: clean and noisy rows that cannot be compared, or a run that trains on the wrong one."""
     few = [json.loads(line) for line in questions_file.read_text().splitlines()[::3]]
     questions_file = write_questions(tmp_path / "questions.jsonl", few)
-    effects = {"augmentations": ["room", "noise", "phone"]}
+    effects = {"augmentations": ["room", "noise", "phone"], "noise_snr_db": [-10.0, -5.0]}
     folder = build_dataset(small(tmp_path, questions_file, **effects))
     clean, noisy = (
         load_pairs(DataArguments(dataset_name=str(folder), speech_column=column), None)["train"]
@@ -382,7 +382,7 @@ def test_augmented_speech_is_another_column_of_the_same_length(questions_file, t
     assert clean["speech"][0] == plain["speech"][0]
     assert noisy["speech"][0] == plain["noisy_speech"][0] != plain["speech"][0]
     assert np.mean(plain["noisy_wer"]) > np.mean(plain["wer"])
-    assert set(plain["augmentation"]) == {"room, noise at 5 to 20 dB, phone"}
+    assert set(plain["augmentation"]) == {"room, noise at -10 to -5 dB, phone"}
     again = build_dataset(small(tmp_path / "again", questions_file, **effects))
     assert digest(again) == digest(folder)
 
