@@ -1,8 +1,8 @@
 """pocketsphinx with a grammar of the questions at hand: does this clip say its own question, or another one?
 
-It verifies within a closed set and recognizes nothing else: the decoder knows some fifty questions as whole sentences. A
-right clip has a word error rate of 0; one that is wrong, cut, silent or lacks words says another sentence, or none. The
-US-English acoustic model comes with the package. For word error rates that are comparable with other work, use Whisper.
+It verifies within a closed set and recognizes nothing else: the decoder knows some fifty questions as whole sentences.
+A right clip has a word error rate of 0; one that is wrong, cut, silent or lacks words says another sentence, or none.
+The US-English acoustic model comes with the package. For comparable word error rates use Whisper.
 """
 
 import re
@@ -20,8 +20,8 @@ SILENCE_SECONDS = 0.3  # at both ends, for the decoder's noise estimate
 PEAK = 0.5
 # Digital silence breaks the decoder's noise tracking: without dither, many right clips fail.
 DITHER = 10 ** (-50 / 20)
-# Beams and every second frame's scores: 3.8 times as fast as a bigram model of the words with wide beams, which rejects
-# 2 % of the right clips instead of none and half of those that lack words instead of all.
+# Narrower beams reject more right clips, wider ones fewer noisy ones (tests/benchmarks/recognizer.py). `ds` scores every
+# second frame.
 DECODING = {"beam": 1e-60, "wbeam": 1e-40, "pbeam": 1e-60, "ds": 2, "bestpath": False}
 # Sentences added to a small set: a grammar of one question would find it in any clip.
 SMALL_SET = 20
