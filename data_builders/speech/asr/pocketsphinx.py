@@ -20,8 +20,8 @@ SILENCE_SECONDS = 0.3  # at both ends, for the decoder's noise estimate
 PEAK = 0.5
 # Digital silence breaks the decoder's noise tracking: without dither, many right clips fail.
 DITHER = 10 ** (-50 / 20)
-# Narrower beams reject more right clips, wider ones fewer noisy ones (tests/benchmarks/recognizer.py). `ds` scores every
-# second frame.
+# Narrower beams reject more right clips, wider ones fewer noisy ones (tests/benchmarks/recognizer.py). `ds`: every
+# second frame is scored.
 DECODING = {"beam": 1e-60, "wbeam": 1e-40, "pbeam": 1e-60, "ds": 2, "bestpath": False}
 # Sentences added to a small set: a grammar of one question would find it in any clip.
 SMALL_SET = 20
