@@ -1,7 +1,8 @@
 """pocketsphinx with a grammar of the questions at hand: does this clip say its own question, or another one?
 
 It verifies within a closed set and recognizes nothing else: the decoder knows some fifty questions as whole sentences.
-A right clip has a word error rate of 0; one that is wrong, cut, silent or lacks words says another sentence, or none.
+A right clip has a word error rate of 0; one that is wrong, cut or silent says another sentence, or none. One that lacks
+a few short words may pass.
 The US-English acoustic model comes with the package. For comparable word error rates use Whisper.
 """
 

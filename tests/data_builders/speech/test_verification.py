@@ -12,7 +12,7 @@ import pytest
 from data_builders.arguments import VerificationArguments
 from data_builders.audio import resample_speech
 from data_builders.schema import SPEECH_RATE_HZ
-from data_builders.speech.asr.pocketsphinx import PocketsphinxRecognizer
+from data_builders.speech.asr.pocketsphinx import PocketsphinxRecognizer, list_transitions
 from data_builders.speech.augmentation import Augmenter
 from data_builders.speech.measures import measure_audio
 from data_builders.speech.tts.espeak import EspeakEngine
@@ -88,6 +88,34 @@ def test_a_word_without_pronunciation_does_not_stop_the_set(clips, recognizer):
     """Prevents: one name in fifty questions that makes the decoder refuse them all."""
     heard = recognizer.transcribe([clips[0]], [*QUESTIONS, "Who is Xqzrt Blorptyk?"])
     assert measure_wer(heard[0], QUESTIONS[0]) < 0.5
+
+
+def test_a_set_without_any_known_word_recognizes_none_of_its_sentences(clips, recognizer):
+    """Prevents: a decoder without a word, which fails, for a set of fifty names."""
+    unknown = [f"xqzrt{'a' * number} blorptyk" for number in range(30)]
+    assert all(words not in unknown for words in recognizer.transcribe(clips[:2], unknown))
+
+
+def test_a_clip_that_breaks_off_is_not_its_question(clips, recognizer):
+    """Prevents: an engine that stops in the middle, and a grammar that takes the beginning for the whole."""
+    halves = [clip[: len(clip) // 2] for clip in clips]
+    heard = recognizer.transcribe(halves, list(QUESTIONS))
+    assert min(measure_wer(words, question) for words, question in zip(heard, QUESTIONS, strict=True)) > 0.5
+
+
+@pytest.mark.parametrize("sentences", [[("yes",)], [("a", "b"), ("a", "b", "c"), ("c",)]])
+def test_the_paths_of_the_grammar_are_the_sentences(sentences):
+    """Prevents: sentences that share a state, so that the beginning of one goes on as another."""
+    transitions, end = list_transitions(sentences)
+    paths, open_paths = [], [((), 0)]
+    while open_paths:
+        words, state = open_paths.pop()
+        for start, following, _, word in transitions:
+            if start == state:
+                (paths if following == end else open_paths).append(
+                    (*words, word) if following == end else ((*words, word), following)
+                )
+    assert sorted(paths) == sorted(sentences)
 
 
 def check(clip, text, **changes):
