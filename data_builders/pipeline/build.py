@@ -296,7 +296,7 @@ def fingerprint_build(settings: BuildSettings, teacher: str | None, text_check: 
     """Return a hash of everything that the rows of a build depend on."""
     speech, verification = settings.speech, settings.verification
     return content_key(
-        "build 3",
+        "build 4",
         fingerprint_selection(
             settings.questions, recordings_per_split(speech), settings.pipeline.max_shard_size, text_check
         ),
