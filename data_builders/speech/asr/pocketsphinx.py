@@ -2,11 +2,12 @@
 
 It verifies within a closed set and recognizes nothing else: the decoder knows some fifty questions as whole sentences.
 A right clip has a word error rate of 0; one that is wrong, cut or silent says another sentence, or none. One that lacks
-a few short words may pass.
-The US-English acoustic model comes with the package. For comparable word error rates use Whisper.
+a few short words may pass. The US-English acoustic model comes with the package. For word error rates that are
+comparable with other work, use Whisper.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, ClassVar
@@ -71,7 +72,7 @@ class PocketsphinxRecognizer:
         """Build the decoder of these sentences; words without a pronunciation are left out."""
         known = self._read_words(sentences)
         if len(known) < SMALL_SET:
-            known |= self._read_words(list(OTHER_SENTENCES))
+            known |= self._read_words(OTHER_SENTENCES)
         spoken = sorted({word for words in known for word in words})
         lines = [line for word in spoken for line in self._pronunciations[word]]
         with NamedTemporaryFile("w", suffix=".dict") as dictionary:
@@ -85,7 +86,7 @@ class PocketsphinxRecognizer:
         decoder.activate_search(GRAMMAR)
         return decoder
 
-    def _read_words(self, sentences: list[str]) -> set[tuple[str, ...]]:
+    def _read_words(self, sentences: Iterable[str]) -> set[tuple[str, ...]]:
         """Return the words of every sentence that have a pronunciation, without sentences that have none."""
         split = (re.findall(r"[a-z']+", sentence.lower()) for sentence in sentences)
         return {tuple(word for word in words if word in self._pronunciations) for words in split} - {()}
@@ -115,12 +116,11 @@ def prepare(clip: np.ndarray) -> np.ndarray:
 def list_transitions(sentences: list[tuple[str, ...]]) -> tuple[list[tuple[int, int, float, str]], int]:
     """Return (from, to, probability, word) of a grammar whose paths are the sentences, and its last state."""
     end = 1 + sum(len(words) - 1 for words in sentences)
-    transitions, free = [], 1
+    transitions: list[tuple[int, int, float, str]] = []
+    free = 1
     for words in sentences:
-        state = 0
-        for number, word in enumerate(words):
-            following = end if number == len(words) - 1 else free
-            transitions.append((state, following, 1 / len(sentences) if state == 0 else 1.0, word))
-            if following != end:
-                state, free = free, free + 1
+        inner = range(free, free + len(words) - 1)  # the states between this sentence's words
+        probabilities = [1 / len(sentences), *(1.0 for _ in inner)]
+        transitions += zip([0, *inner], [*inner, end], probabilities, words, strict=True)
+        free = inner.stop
     return transitions, end
