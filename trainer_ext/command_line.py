@@ -5,6 +5,7 @@ Finished work that could not be pushed is exit code 3.
 its own; `accelerate launch --quiet` leaves it out.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -34,6 +35,8 @@ EXTRAS = {
 def run_command(main: Callable[[], None]) -> None:
     """Run a recipe's `main`; exits with a code where it fails or is stopped."""
     signal.signal(signal.SIGTERM, stop)
+    gc.freeze()  # no later collection searches what the imports made
+    gc.enable()
     try:
         main()
         leave_process_group()
@@ -52,6 +55,7 @@ def run_command(main: Callable[[], None]) -> None:
         raise SystemExit(2) from None
     finally:
         release_held()
+        gc.unfreeze()  # else extensions report their modules as leaked at exit
 
 
 def leave_process_group() -> None:

@@ -1,5 +1,6 @@
 """Tests of the answers that a recipe gives before its imports."""
 
+import gc
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from data_builders.arguments import DataArguments, SoftTargetArguments
 from recipes.doctor import DoctorArguments
 from trainer_ext import early_answers
 from trainer_ext.arguments import CrossModalDistillConfig, ModelArguments
+from trainer_ext.command_line import run_command
 from trainer_ext.early_answers import EarlyParser, describe_parser, locate_cache
 from trainer_ext.parser import RecipeParser
 
@@ -126,6 +128,24 @@ def test_a_damaged_cache_is_no_answer(tmp_path, monkeypatch):
     for content in ("", "{}", "[]", '{"prog": 1}'):
         file.write_text(content)
         early_answers.answer_early("__main__", str(RECIPE))
+    gc.enable()
+    monkeypatch.setattr(early_answers, "_cache", None)
+
+
+def test_the_garbage_collector_rests_during_the_imports_alone(tmp_path, monkeypatch):
+    """Prevents: seconds of searches in modules that stay, or a run whose memory grows without end."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["doctor.py"])
+    early_answers.answer_early("another_module", str(RECIPE))
+    assert gc.isenabled()
+    early_answers.answer_early("__main__", str(RECIPE))
+    assert not gc.isenabled()
+    seen = []
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    run_command(lambda: seen.append((gc.isenabled(), gc.get_freeze_count() > 0)))
+    assert seen == [(True, True)]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
     monkeypatch.setattr(early_answers, "_cache", None)
 
 
