@@ -107,7 +107,11 @@ class OpenAIServer:
 
 
 def load_chat(model: str, revision: str) -> tuple[ChatEncoder | None, list[int]]:
-    """Return the encoder and the stop ids of a model; None and no ids for a name that only the server knows."""
+    """Return the encoder and the stop ids of a model.
+
+    No encoder for a model without a chat template (Mistral's), which its server renders by a library; and no stop ids
+    for a name that only the server knows.
+    """
     try:
         tokenizer = load_tokenizer(model, revision)
     except (OSError, ValueError):
@@ -116,4 +120,5 @@ def load_chat(model: str, revision: str) -> tuple[ChatEncoder | None, list[int]]
         published = GenerationConfig.from_pretrained(model, revision=revision)
     except OSError:  # it has none
         published = GenerationConfig()
-    return ChatEncoder(tokenizer), list_stop_ids(published, tokenizer)
+    encoder = None if tokenizer.chat_template is None else ChatEncoder(tokenizer)
+    return encoder, list_stop_ids(published, tokenizer)

@@ -20,7 +20,7 @@ class AudioChatEncoder:
     feature_bytes_per_second = MEL_BYTES_PER_SECOND
     padded_clip_seconds: float | None = None
     least_audio_tokens = 1  # of a clip
-    has_default_system = True  # an empty system prompt is DEFAULT_SYSTEM; otherwise it is left out
+    has_default_system = True
 
     def __init__(
         self,

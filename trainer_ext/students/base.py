@@ -95,6 +95,7 @@ class StudentArchitecture(Protocol):
     unloaded_module: str | None  # left on disk; an `UnloadedModule` takes its place
     model_class: str  # name of the transformers class that loads a saved student
     card_note: str  # what a model card must say of this family
+    has_default_system: bool  # an empty system prompt is DEFAULT_SYSTEM; otherwise it is left out
     audio_tokens_per_second: float
     padded_clip_seconds: float | None  # every clip has the tokens of one so long; None: of its own length
     feature_bytes_per_second: int

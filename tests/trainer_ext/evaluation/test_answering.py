@@ -5,11 +5,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from data_builders.audio import decode_speech
 from data_builders.causal_lm import TeacherSettings
 from data_builders.outcomes import TemporaryFailure
 from tests.support.audio_chat_server import AudioChatServer
+from tests.support.json_server import JsonServer, make_completion
 from tests.support.lab import STUDENT, TEACHER
 from trainer_ext.evaluation.answer_file import read_answers
 from trainer_ext.evaluation.answering import Generation, answer_benchmark
@@ -17,9 +20,11 @@ from trainer_ext.evaluation.benchmarks.own_data import make_pairs_benchmark
 from trainer_ext.evaluation.conditions import apply_condition, parse_condition
 from trainer_ext.evaluation.evaluators.base import load_evaluator
 from trainer_ext.evaluation.items import REFUSED, Answer
+from trainer_ext.evaluation.sources.base import Asked
 from trainer_ext.evaluation.sources.openai_server import ServerSource
 from trainer_ext.evaluation.sources.student import LoadSettings, SharedStudent
 from trainer_ext.evaluation.sources.text_llm import TextLLMSource
+from trainer_ext.students.registry import load_student_family
 
 GENERATION = Generation()
 
@@ -184,6 +189,34 @@ def test_a_server_that_hears_scores_as_the_model_in_process(lab, pristine_studen
     assert [entry.answer.finish_reason for entry in answers] == [entry.answer.finish_reason for entry in expected]
     scores = [load_evaluator("exact_answer").evaluate(entries) for entries in (answers, expected)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+@pytest.mark.parametrize("modality", ["text", "speech", "audio"])
+def test_a_served_voxtral_reads_the_prompt_that_it_was_trained_on(tiny_voxtral, lab, modality, system, tmp_path):
+    """Prevents: a refusal of every spoken question, since Mistral's servers take no system prompt beside a clip."""
+    tokenizer = MistralTokenizer.from_file(tiny_voxtral / "tekken.json")
+    family = load_student_family(str(tiny_voxtral))
+    read = []
+
+    def reply(_, content):
+        request = ChatCompletionRequest.from_openai(content["messages"])
+        read.append(tokenizer.encode_chat_completion(request).tokens)
+        return 200, make_completion("yes")
+
+    item = dataclasses.replace(lab.items[0], system=system)
+    with JsonServer(reply, {"data": []}) as server:
+        source = ServerSource("server", server.url, str(tiny_voxtral))
+        (answer,) = source.answer([Asked(item, lambda: lab.read_clip(0))], modality, 8)
+        source.free()
+    assert answer.text == "yes"
+    samples = len(decode_speech(lab.read_clip(0), "x"))
+    expected = {
+        "text": lambda: family.encode_text_prompt(item.question, system),
+        "speech": lambda: family.encode_speech_prompt(samples, system),
+        "audio": lambda: family.encode_audio_prompt(samples, item.question, system),
+    }
+    assert read == [expected[modality]()]
 
 
 def test_an_answer_to_another_clip_does_not_count(lab, tmp_path):

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import soundfile
 
-from data_builders.answers.base import Answer as ServerAnswer
 from data_builders.answers.base import Question
 from data_builders.answers.openai_server import OpenAIServer
 from data_builders.chat import DEFAULT_SYSTEM
@@ -20,6 +20,7 @@ from trainer_ext.evaluation.generation import cut_batches
 from trainer_ext.evaluation.items import MODALITIES, REFUSED, Answer
 from trainer_ext.evaluation.sources.base import Asked
 from trainer_ext.students.encode_row import decode_clip
+from trainer_ext.students.registry import find_student_family
 
 BATCHES_IN_FLIGHT = 4  # so that the slowest answer of a batch keeps few others waiting
 
@@ -40,6 +41,7 @@ class ServerSource:
         self.modalities: tuple[str, ...] = tuple(MODALITIES) if takes_audio else ("text",)
         self.weights: object = self
         self._server: OpenAIServer | None = None
+        self._has_default_system = has_default_system(model)
 
     def free(self) -> None:
         if self._server is not None:
@@ -60,11 +62,12 @@ class ServerSource:
 
         def request(position: int) -> Answer:
             entry, start = asked[position], time.perf_counter()
-            if modality == "text":
+            if modality == "text" and self._has_default_system:
                 answered = server.request(Question(entry.item.question, entry.item.system))
             else:
-                clip = decode_clip(entry.to_row(), MODALITIES[modality])
-                answered = self._ask_by_audio(server, entry, clip, modality == "audio")
+                messages = make_messages(entry, modality, self._has_default_system)
+                with map_request_errors(self.base_url):
+                    answered = server.chat_once(messages)
             return Answer(answered.text, answered.finish_reason, None, round(time.perf_counter() - start, 4))
 
         answers: dict[int, Answer | TemporaryFailure] = {}
@@ -73,14 +76,38 @@ class ServerSource:
             answers[position] = Answer("", REFUSED, detail=str(outcome)) if refused else outcome  # type: ignore[assignment]
         return [answers[position] for position in range(len(asked))]
 
-    def _ask_by_audio(self, server: OpenAIServer, entry: Asked, clip: Any, with_question: bool) -> ServerAnswer:
-        """Ask by a clip alone, or by a clip and the question about it."""
-        file = io.BytesIO()
-        soundfile.write(file, clip, SPEECH_RATE_HZ, format="WAV", subtype="PCM_16")
-        data = base64.b64encode(file.getvalue()).decode()
-        parts: list[dict[str, Any]] = [{"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}]
-        if with_question:
-            parts.append({"type": "text", "text": entry.item.question})
-        system = {"role": "system", "content": entry.item.system or DEFAULT_SYSTEM}
-        with map_request_errors(self.base_url):
-            return server.chat_once([system, {"role": "user", "content": parts}])
+
+def has_default_system(model: str) -> bool:
+    """Tell whether an empty system prompt is `DEFAULT_SYSTEM`; so it is for a model that only the server knows."""
+    try:
+        family, _ = find_student_family(model)
+    except (OSError, ValueError):
+        return True
+    return family.has_default_system
+
+
+def make_messages(entry: Asked, modality: str, default_system: bool) -> list[dict[str, Any]]:
+    """Return a question as messages, as the model's family renders it.
+
+    Args:
+        default_system: False for Voxtral, whose servers refuse a system prompt beside a clip; it begins the turn.
+    """
+    parts: list[dict[str, Any]] = []
+    clip = decode_clip(entry.to_row(), MODALITIES[modality])
+    if clip is not None:
+        parts.append({"type": "input_audio", "input_audio": {"data": encode_wav(clip), "format": "wav"}})
+    if modality != "speech":
+        parts.append({"type": "text", "text": entry.item.question})
+    system = entry.item.system or (DEFAULT_SYSTEM if default_system else "")
+    if system and clip is not None and not default_system:
+        parts.insert(0, {"type": "text", "text": f"{system}\n\n"})
+        system = ""
+    turn = {"role": "user", "content": parts}
+    return [{"role": "system", "content": system}, turn] if system else [turn]
+
+
+def encode_wav(clip: np.ndarray) -> str:
+    """Return a clip (n,) as the base64 text of a WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, clip, SPEECH_RATE_HZ, format="WAV", subtype="PCM_16")
+    return base64.b64encode(file.getvalue()).decode()
