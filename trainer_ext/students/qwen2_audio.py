@@ -10,6 +10,7 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from data_builders.pretrained import load_config, naming
 from trainer_ext.students.audio_tower_student import NAMES_BEFORE_5, AudioTowerStudent, merged_target
+from trainer_ext.students.whisper_features import extract_padded_features
 
 MODEL_CLASS = "Qwen2AudioForConditionalGeneration"
 
@@ -36,17 +37,4 @@ class Qwen2AudioStudent(AudioTowerStudent):
 
     def extract_features(self, clips: list[np.ndarray]) -> dict[str, Tensor]:
         """Return the features of clips (n,), padded to 30 s; an empty dict for no clips."""
-        if not clips:
-            return {}
-        extractor = self.feature_extractor
-        features = extractor(
-            clips,
-            sampling_rate=extractor.sampling_rate,
-            padding="max_length",
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        return {
-            "input_features": features["input_features"],
-            "feature_attention_mask": features["attention_mask"].long(),
-        }
+        return extract_padded_features(clips, self.feature_extractor) if clips else {}

@@ -13,6 +13,7 @@ from transformers.utils.hub import cached_file
 
 from data_builders.pretrained import load_config, naming
 from trainer_ext.students.audio_tower_student import NAMES_BEFORE_5, AudioTowerStudent, merged_target
+from trainer_ext.students.whisper_features import extract_padded_features
 
 MODEL_CLASS = "VoxtralForConditionalGeneration"
 TOKENIZER_FILE = "tekken.json"
@@ -58,9 +59,7 @@ class VoxtralStudent(AudioTowerStudent):
         """Return the features of clips (n,), padded to 30 s; an empty dict for no clips."""
         if not clips:
             return {}
-        extractor = self.feature_extractor
-        features = extractor(clips, sampling_rate=extractor.sampling_rate, padding="max_length", return_tensors="pt")
-        return {"input_features": features["input_features"]}
+        return {"input_features": extract_padded_features(clips, self.feature_extractor)["input_features"]}
 
     def save_pretrained(self, folder: str) -> None:
         """Write the tokenizer as Mistral's file, which others read too, and the feature extractor."""

@@ -43,3 +43,22 @@ def extract_features(clips: list[np.ndarray], feature_extractor: WhisperFeatureE
     )["input_features"][:, :, :longest]
     mask = torch.arange(longest) < torch.tensor(frames)[:, None]
     return {"input_features": features * mask[:, None], "feature_attention_mask": mask.long()}
+
+
+def extract_padded_features(
+    clips: list[np.ndarray], feature_extractor: WhisperFeatureExtractor
+) -> dict[str, torch.Tensor]:
+    """Extract the features of a batch of clips, for a tower that takes the extractor's longest clip and nothing else.
+
+    Returns:
+        As `extract_features`, with as many frames for every clip.
+    """
+    features = feature_extractor(
+        clips,
+        sampling_rate=feature_extractor.sampling_rate,
+        padding="max_length",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    mask = features["attention_mask"].long()
+    return {"input_features": features["input_features"], "feature_attention_mask": mask}
