@@ -59,9 +59,14 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def leave_process_group() -> None:
-    """Leave the group of a distributed run: a thread of it that is left at exit aborts a finished run (SIGABRT)."""
+    """Leave the group of a distributed run: a thread of it that is left at exit aborts a finished run (SIGABRT).
+
+    A model in `DistributedDataParallel` keeps the group, and with it the threads; a trainer, which is a cycle of
+    references, keeps the model until it is collected.
+    """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        gc.collect()
         distributed.destroy_process_group()
 
 
