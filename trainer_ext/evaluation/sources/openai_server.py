@@ -41,7 +41,7 @@ class ServerSource:
         self.modalities: tuple[str, ...] = tuple(MODALITIES) if takes_audio else ("text",)
         self.weights: object = self
         self._server: OpenAIServer | None = None
-        self._has_default_system = has_default_system(model)
+        self._default_system = True  # of the served model, read when it is connected to
 
     def free(self) -> None:
         if self._server is not None:
@@ -57,15 +57,16 @@ class ServerSource:
     def answer(self, asked: Sequence[Asked], modality: str, max_new_tokens: int) -> list[Answer | TemporaryFailure]:
         if self._server is None:
             self._server = OpenAIServer(self.base_url, self.model, "main", max_new_tokens, self.in_flight)
+            self._default_system = has_default_system(self.model)
         self._server.max_new_tokens = max_new_tokens
-        server = self._server
+        server, default_system = self._server, self._default_system
 
         def request(position: int) -> Answer:
             entry, start = asked[position], time.perf_counter()
-            if modality == "text" and self._has_default_system:
+            if modality == "text" and default_system:
                 answered = server.request(Question(entry.item.question, entry.item.system))
             else:
-                messages = make_messages(entry, modality, self._has_default_system)
+                messages = make_messages(entry, modality, default_system)
                 with map_request_errors(self.base_url):
                     answered = server.chat_once(messages)
             return Answer(answered.text, answered.finish_reason, None, round(time.perf_counter() - start, 4))
