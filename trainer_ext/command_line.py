@@ -62,7 +62,7 @@ def leave_process_group() -> None:
     """Leave the group of a distributed run: a thread of it that is left at exit aborts a finished run (SIGABRT).
 
     A model in `DistributedDataParallel` keeps the group, and with it the threads; a trainer, which is a cycle of
-    references, keeps the model until it is collected.
+    references, keeps the model until it is collected. Source: https://github.com/pytorch/pytorch/pull/179291
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

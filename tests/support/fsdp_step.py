@@ -5,6 +5,7 @@ torchrun --standalone --nproc_per_node 2 fsdp_step.py \
 """
 
 import json
+import os
 import sys
 
 import torch
@@ -62,8 +63,11 @@ def main() -> None:
     }
     if rank == 0:
         save_file({name: grad.contiguous() for name, grad in gradients.items()}, settings["output"])
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main()
+    sys.stderr.flush()
+    # DTensor's caches keep the process group, so its threads outlive `destroy_process_group`. One that still frees a
+    # tensor while the interpreter ends aborts the process: https://github.com/pytorch/pytorch/pull/179291
+    os._exit(0)
