@@ -1,11 +1,15 @@
 """Tests of how VoiceBench's answers are read; equality with the official code is in tests/real/test_voicebench.py."""
 
+import re
+from itertools import product
+
 import pytest
 
 from tests.support.answered import answered
 from tests.support.made_answers import choice_answers
 from trainer_ext.evaluation.evaluators import bbh, multiple_choice
 from trainer_ext.evaluation.evaluators.base import EvaluatorSettings, load_evaluator
+from trainer_ext.evaluation.evaluators.phrases import matches
 from trainer_ext.evaluation.statistics import Totals, estimate_score
 
 STRICT = EvaluatorSettings("strict")
@@ -89,6 +93,15 @@ def test_ifeval_is_the_mean_of_four_shares():
     totals = Totals.from_scores(["q0", "q1"], [("q0", scores[0]), ("q1", scores[1])])
     # Followed: 1 of 1, and 1 of 2; strictly and loosely alike.
     assert estimate_score(totals).value == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
+
+
+def test_a_phrase_with_a_gap_matches_what_its_pattern_does():
+    """Prevents: answers that the official code reads in another way."""
+    words = ["the sentence", "is not plausible", "is", "not", "x"]
+    phrase = "the sentence (.+?) is not plausible"
+    texts = [" ".join(chosen) for count in range(6) for chosen in product(words, repeat=count)]
+    assert [matches(phrase, text) for text in texts] == [bool(re.search(phrase, text)) for text in texts]
+    assert 0 < sum(matches(phrase, text) for text in texts) < len(texts)
 
 
 def test_reading_thousands_of_answers_takes_no_time():
