@@ -47,6 +47,7 @@ def test_two_processes_share_the_rows_and_a_run_trains_on_them(shared, tmp_path,
 
 def test_a_server_that_does_not_answer_is_one_line(shared, tmp_path, monkeypatch, capsys):
     """Prevents: a traceback of the HTTP client for a server that was not started."""
+    monkeypatch.setattr("data_builders.clients.openai.RETRIES", 0)
     words = ["--soft_targets_path", str(tmp_path / "table"), "--teacher_base_url", "http://127.0.0.1:9/v1"]
     words += ["--temperature", "1.0", "--soft_targets_temperatures", "1.0"]
     _, error = run_script("cache_teacher.py", [*shared, *words], monkeypatch, capsys)
