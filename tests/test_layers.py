@@ -21,7 +21,7 @@ data_builders.storage data_builders.clients
 data_builders.questions data_builders.answers data_builders.speech data_builders.soft_targets
 data_builders.pipeline
 data_builders.pairs data_builders.sounds
-trainer_ext.supported_arguments trainer_ext.recipe_words
+trainer_ext.supported_arguments trainer_ext.recipe_words trainer_ext.process_exit
 trainer_ext.loss trainer_ext.checkpoints
 trainer_ext.students
 trainer_ext.teachers

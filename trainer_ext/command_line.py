@@ -20,6 +20,7 @@ from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 from data_builders.storage.atomic import FULL_OR_READ_ONLY, describe_space
 from data_builders.storage.locks import release_held
 from trainer_ext.checkpoints.stop_signals import TrainingStopped
+from trainer_ext.process_exit import end_process, is_script, leave_process_group
 from trainer_ext.recipe_words import TRACEBACK
 
 MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, ServerUnreachable, TemporaryFailure, PushFailed)
@@ -33,41 +34,40 @@ EXTRAS = {
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a recipe's `main`; exits with a code where it fails or is stopped."""
+    """Run a recipe's `main`; exits with a code where it fails or is stopped, and always where it is the script."""
     signal.signal(signal.SIGTERM, stop)
     gc.freeze()  # no later collection searches what the imports made
     gc.enable()
     try:
+        code = call(main)
+    finally:
+        release_held()
+        gc.unfreeze()  # else extensions report their modules as leaked at exit
+    if is_script(depth=1):
+        end_process(code)
+    if code:
+        raise SystemExit(code)
+
+
+def call(main: Callable[[], None]) -> int:
+    """Call a recipe's `main` and return the exit code; prints the line of an error that a person can mend."""
+    try:
         main()
         leave_process_group()
     except TrainingStopped as stopped:  # the trainer has printed its line
-        raise SystemExit(stopped.code) from None
+        return stopped.code
     except KeyboardInterrupt:
         report("stopped by SIGINT")
-        raise SystemExit(128 + signal.SIGINT) from None
+        return 128 + signal.SIGINT
     except NotPushed as error:
         report(f"not pushed: {error}")
-        raise SystemExit(NOT_PUSHED) from None
+        return NOT_PUSHED
     except MENDABLE as error:
         if TRACEBACK in sys.argv:
             raise
         report(f"error: {describe(error)}")
-        raise SystemExit(2) from None
-    finally:
-        release_held()
-        gc.unfreeze()  # else extensions report their modules as leaked at exit
-
-
-def leave_process_group() -> None:
-    """Leave the group of a distributed run: a thread of it that is left at exit aborts a finished run (SIGABRT).
-
-    A model in `DistributedDataParallel` keeps the group, and with it the threads; a trainer, which is a cycle of
-    references, keeps the model until it is collected. Source: https://github.com/pytorch/pytorch/pull/179291
-    """
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        gc.collect()
-        distributed.destroy_process_group()
+        return 2
+    return 0
 
 
 def stop(number: int, _: object) -> NoReturn:

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from tests.support.lab import STUDENT, TEACHER
 from tests.support.quiet_training import QUIET
 from trainer_ext.arguments import CrossModalDistillConfig
-from trainer_ext.command_line import leave_process_group
+from trainer_ext.process_exit import leave_process_group
 from trainer_ext.students.registry import load_student_family
 from trainer_ext.teachers.live import LiveTeacher
 from trainer_ext.trainer import CrossModalDistillTrainer

@@ -19,8 +19,8 @@ from tests.support.lab import STUDENT, TEACHER
 from tests.support.quiet_training import QUIET
 from trainer_ext import CrossModalDistillConfig, CrossModalDistillTrainer, load_student_family
 from trainer_ext.arguments import ModelArguments
-from trainer_ext.command_line import leave_process_group
 from trainer_ext.loading.teacher import load_teacher
+from trainer_ext.process_exit import leave_process_group
 
 
 class KeepGradient(TrainerCallback):

@@ -23,6 +23,8 @@ def ends_epoch(state: TrainerState) -> bool:
 class TrainingStopped(SystemExit):
     """Training ended by a signal, with a checkpoint; nothing after it may be reported, carded or pushed."""
 
+    code: int
+
 
 class StopSignals(TrainerCallback):
     """Stops training after the step in which a signal arrives at any process; a second signal acts at once.
