@@ -1,4 +1,4 @@
-"""How the process of a recipe ends: it leaves its process group, runs its exit handlers, and frees no object."""
+"""The end of a recipe's process: it leaves its process group, runs its exit handlers, and frees no object."""
 
 import atexit
 import gc

@@ -1,4 +1,4 @@
-"""Tests of how the process of a recipe ends."""
+"""Tests of the end of a recipe's process."""
 
 import sys
 from pathlib import Path
