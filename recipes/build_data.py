@@ -2,7 +2,7 @@
 
     questions -> filter -> teacher's answers -> speech -> verification -> parquet, card -> Hub
 
-    python recipes/build_data.py                                                   # the tiny lab: 45 s on two cores
+    python recipes/build_data.py                                                   # the tiny lab: 25 s on two cores
     python recipes/build_data.py --config recipes/configs/data/open_orca.yaml
 
 A killed build resumes; a second run does nothing; new voices redo speech and verification alone. Several machines that

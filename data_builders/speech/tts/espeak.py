@@ -49,12 +49,14 @@ class EspeakVoice(NamedTuple):
 class EspeakEngine:
     """Runs espeak-ng, one call at a time; every worker process has an engine of its own.
 
+    Two calls are in flight: while one clip is encoded and stored, the next is spoken.
+
     Raises:
         ValueError: neither the package nor the program is installed.
     """
 
     name = "espeak"
-    in_flight = 1
+    in_flight = 2
 
     @classmethod
     def from_arguments(cls, arguments: SpeechArguments) -> "EspeakEngine":
