@@ -20,7 +20,7 @@ from data_builders.outcomes import ServerUnreachable, TemporaryFailure
 from data_builders.storage.atomic import FULL_OR_READ_ONLY, describe_space
 from data_builders.storage.locks import release_held
 from trainer_ext.checkpoints.stop_signals import TrainingStopped
-from trainer_ext.process_exit import end_process, is_script, leave_process_group
+from trainer_ext.process_exit import end_process, is_called_by_script, leave_process_group
 from trainer_ext.recipe_words import TRACEBACK
 
 MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, ServerUnreachable, TemporaryFailure, PushFailed)
@@ -43,7 +43,7 @@ def run_command(main: Callable[[], None]) -> None:
     finally:
         release_held()
         gc.unfreeze()  # else extensions report their modules as leaked at exit
-    if is_script(depth=1):
+    if is_called_by_script():
         end_process(code)
     if code:
         raise SystemExit(code)

@@ -19,12 +19,12 @@ def leave_process_group() -> None:
         distributed.destroy_process_group()
 
 
-def is_script(depth: int) -> bool:
-    """Tell whether the caller, or a frame `depth` calls above it, is the script that Python was started with.
+def is_called_by_script() -> bool:
+    """Tell whether the script that Python was started with called the caller.
 
-    It is not where a profiler, a debugger or a test runs the script and goes on afterwards.
+    It did not where a profiler, a debugger or a test runs the script and goes on afterwards.
     """
-    return sys._getframe(depth + 1).f_back is None
+    return sys._getframe(2).f_back is None
 
 
 def end_process(code: int) -> None:

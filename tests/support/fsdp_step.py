@@ -5,7 +5,6 @@ torchrun --standalone --nproc_per_node 2 fsdp_step.py \
 """
 
 import json
-import os
 import sys
 
 import torch
@@ -21,6 +20,7 @@ from trainer_ext.loss.alignment import IGNORE_INDEX
 from trainer_ext.loss.objective import Objective
 from trainer_ext.loss.teacher_targets import TokenGroup
 from trainer_ext.pair_batch import PairBatch
+from trainer_ext.process_exit import end_process
 from trainer_ext.students.distill_forward import DistillRequest, install_distill_forward
 from trainer_ext.teachers.live import LiveTeacher
 
@@ -67,7 +67,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    sys.stderr.flush()
     # DTensor's caches keep the process group, so its threads outlive `destroy_process_group`. One that still frees a
     # tensor while the interpreter ends aborts the process: https://github.com/pytorch/pytorch/pull/179291
-    os._exit(0)
+    end_process(0)

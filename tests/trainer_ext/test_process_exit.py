@@ -41,14 +41,14 @@ def test_a_finished_run_leaves_no_thread_of_its_process_group():
 
 WITH_A_THREAD_AND_A_HANDLER = """
 import atexit, sys, threading, time
-from trainer_ext.process_exit import end_process, is_script
+from trainer_ext.process_exit import end_process, is_called_by_script
 
 def wait():
     time.sleep(0.2)
     print("thread")
 
 def end():
-    if is_script(depth=1):
+    if is_called_by_script():
         end_process(7)
     print("not the script")
 
